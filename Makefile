@@ -1,0 +1,46 @@
+# Python 3.11 or later with venv is all that `make train` and `make test` need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More of setup.cfg's extras: make venv EXTRAS=bench,beam,tpu
+EXTRAS ?=
+comma := ,
+
+.PHONY: train test lint format bench venv clean
+
+train: $(VENV)/.base
+	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
+	@# The last step, not the best: choosing by the test error would flatter.
+	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py --mode=eval \
+	  --config.eval.step=latest
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+venv: $(VENV)/.base
+	$(if $(EXTRAS),$(BIN)/pip install -q -c requirements-pinned.txt -e '.[$(EXTRAS)]')
+
+# Installed again when what is to be installed has changed.
+PINS := setup.cfg requirements.txt requirements-pinned.txt
+
+$(VENV)/.base: $(PINS)
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c requirements-pinned.txt -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	$(BIN)/pip install -q -c requirements-pinned.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

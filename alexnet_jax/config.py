@@ -1,0 +1,330 @@
+"""Configs: loaded, checked, and compared with the one a workdir was made by."""
+
+import difflib
+import json
+import os
+import runpy
+import sys
+from typing import Any, TypeAlias
+
+import ml_collections
+from absl import flags
+from etils import epath
+
+from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.model import ARCHITECTURES
+
+Config: TypeAlias = ml_collections.ConfigDict
+
+# A run may go on with these changed: its result does not depend on them.
+_FREE_FIELDS = (
+  'checkpoint.every_steps',
+  'checkpoint.keep',
+  'data.data_dir',
+  'eval.batch_size',
+  'eval.step',
+  'log_every_steps',
+  # These may grow; `_check_length` sees to that.
+  'num_epochs',
+  'num_train_steps',
+)
+
+_CHOICES = {
+  'model.name': tuple(ARCHITECTURES),
+  'model.dtype': ('float32', 'bfloat16'),
+  'data.resize': ('short_side', 'warp'),
+  'data.mean_crop': ('center', 'same'),
+  'data.lighting': ('sqrt_eigenvalue', 'eigenvalue', 'none'),
+  'optimizer.schedule': ('plateau', 'step', 'constant'),
+  'eval.crops': (1, 10),
+}
+
+_AT_LEAST = {
+  'batch_size': 1,
+  'num_epochs': 1,
+  'num_train_steps': 1,
+  'log_every_steps': 1,
+  'seed': 0,
+  'model.num_classes': 1,
+  'data.crop_size': 1,
+  'data.shuffle_buffer': 1,
+  'eval.batch_size': 1,
+  'eval.every_epochs': 1,
+  'checkpoint.every_steps': 0,
+  'checkpoint.keep': 1,
+  'optimizer.learning_rate': 0,
+  'optimizer.momentum': 0,
+  'optimizer.weight_decay': 0,
+  'optimizer.warmup_epochs': 0,
+  'optimizer.plateau_patience': 1,
+  'optimizer.plateau_max_drops': 0,
+}
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """`absl.flags.FLAGS(argv)` whose every complaint is one UserError.
+
+  absl and ml_collections as they come end with status 1, mostly with a
+  traceback, and name an unknown field by its last word alone.
+  """
+  try:
+    _check_overrides(argv)
+    rest = flags.FLAGS(argv)
+  except UserError:
+    raise
+  except Exception as error:
+    raise UserError(_one_line(error)) from error
+  if rest[1:]:
+    raise UserError(
+      f'unexpected argument {rest[1]!r}: fields are set by --config.FIELD=VALUE'
+    )
+  return rest
+
+
+def _one_line(error: Exception) -> str:
+  return ' '.join(str(error).split())
+
+
+def _check_overrides(argv: list[str]) -> None:
+  """Does the config file load, and does it have the fields that are set?"""
+  path = _flag_value(argv, '--config')
+  if path is None:
+    return
+  config = _load(path)
+  for argument in argv[1:]:
+    name = argument.lstrip('-').split('=')[0]
+    if not name.startswith('config.'):
+      continue
+    field = name.removeprefix('config.')
+    known = flatten(config)
+    if field not in known:
+      close = difflib.get_close_matches(field, known, cutoff=0.5)
+      same_leaf = [k for k in known if k.split('.')[-1] == field.split('.')[-1]]
+      hints = (same_leaf or close)[:3]
+      hint = f'; did you mean {" or ".join(hints)}?' if hints else ''
+      raise UserError(f'unknown config field {field!r} (--{name}){hint}')
+
+
+def _flag_value(argv: list[str], flag: str) -> str | None:
+  for i, argument in enumerate(argv):
+    if argument.startswith(flag + '='):
+      return argument.split('=', 1)[1]
+    if argument == flag and i + 1 < len(argv):
+      return argv[i + 1]
+  return None
+
+
+def _load(path: str) -> Config:
+  if not os.path.isfile(path):
+    folder = os.path.dirname(path) or '.'
+    there = sorted(
+      os.path.join(folder, name)
+      for name in (os.listdir(folder) if os.path.isdir(folder) else [])
+      if name.endswith('.py')
+    )
+    hint = f' (there are {", ".join(there)})' if there else ''
+    raise UserError(f'no config file {path!r} (--config){hint}')
+  # Configs import `configs.default`: their folder's parent must be found.
+  root = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+  if root not in sys.path:
+    sys.path.append(root)
+  try:
+    return runpy.run_path(path)['get_config']()
+  except KeyError as error:
+    raise UserError(f'{path}: no function get_config (--config)') from error
+  except Exception as error:
+    raise UserError(
+      f'{path} (--config): {type(error).__name__}: {_one_line(error)}'
+    ) from error
+
+
+def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
+  """Fields by dotted name: `{'optimizer.momentum': 0.9, ...}`."""
+  fields = {}
+  for name, value in config.items():
+    if isinstance(value, dict | Config):
+      fields.update(flatten(value, f'{prefix}{name}.'))
+    else:
+      fields[prefix + name] = value
+  return fields
+
+
+def validate(config: Config) -> None:
+  """Checks each field's value; UserError says what was found and expected."""
+  fields = flatten(config)
+  for name, choices in _CHOICES.items():
+    if fields[name] not in choices:
+      close = difflib.get_close_matches(str(fields[name]), map(str, choices))
+      hint = f'; did you mean {close[0]}?' if close else ''
+      raise UserError(
+        f'unknown {name} {fields[name]!r}: one of '
+        f'{", ".join(map(str, choices))}{hint}'
+      )
+  for name, least in _AT_LEAST.items():
+    # Written so that NaN is refused too.
+    if fields[name] is not None and not fields[name] >= least:
+      raise UserError(f'{name} is {fields[name]}: at least {least} needed')
+  _check_fractions(fields)
+  _check_colors(config.data)
+  _check_sizes(config)
+
+
+def _check_fractions(fields: dict[str, Any]) -> None:
+  rate = fields['model.dropout_rate']
+  if rate is not None and not 0 <= rate < 1:
+    raise UserError(f'model.dropout_rate is {rate}: at least 0, below 1')
+  if not 0 <= fields['optimizer.momentum'] < 1:
+    raise UserError(
+      f'optimizer.momentum is {fields["optimizer.momentum"]}: below 1 needed'
+    )
+  if not 0 < fields['optimizer.drop_factor'] < 1:
+    raise UserError(
+      f'optimizer.drop_factor is {fields["optimizer.drop_factor"]}: '
+      'between 0 and 1, what the learning rate is multiplied by'
+    )
+
+
+def _check_colors(data: Config) -> None:
+  mean_ok = data.mean in ('image', 'channel') or _numbers(data.mean)
+  if not mean_ok:
+    raise UserError(
+      f"data.mean is {data.mean!r}: 'image', 'channel' or three numbers in "
+      'grey levels, such as (123.675, 116.28, 103.53)'
+    )
+  std_ok = data.std == 'channel' or (_numbers(data.std) and min(data.std) > 0)
+  if not std_ok:
+    raise UserError(
+      f"data.std is {data.std!r}: 'channel' or three positive numbers in grey "
+      'levels, such as (58.395, 57.12, 57.375)'
+    )
+
+
+def _numbers(value: Any) -> bool:
+  return (
+    isinstance(value, tuple | list)
+    and len(value) == 3
+    and all(isinstance(v, int | float) for v in value)
+  )
+
+
+def _check_sizes(config: Config) -> None:
+  data = config.data
+  if data.crop_size > data.resize_size:
+    raise UserError(
+      f'data.crop_size {data.crop_size} is larger than data.resize_size '
+      f'{data.resize_size}'
+    )
+  architecture = ARCHITECTURES[config.model.name]
+  if data.crop_size < architecture.min_input_size:
+    raise UserError(
+      f'data.crop_size {data.crop_size} is too small for the network '
+      f'{config.model.name!r}: at least {architecture.min_input_size} pixels'
+    )
+
+
+def check_batch(batch_size: int, num_devices: int) -> None:
+  """A training batch must be shared equally between the devices."""
+  if batch_size % num_devices:
+    lower = batch_size // num_devices * num_devices
+    nearest = [n for n in (lower, lower + num_devices) if n]
+    raise UserError(
+      f'batch_size {batch_size} is not divisible by the {num_devices} '
+      f'devices: take {" or ".join(map(str, nearest))}'
+    )
+
+
+def num_train_steps(config: Any, steps_per_epoch: int) -> int:
+  """`num_train_steps`, or as many as `num_epochs` has."""
+  return config['num_train_steps'] or config['num_epochs'] * steps_per_epoch
+
+
+def check_workdir(
+  config: Config, workdir: epath.Path, steps_per_epoch: int
+) -> None:
+  """May training start or go on in this folder? Changes nothing.
+
+  Raises:
+    UserError: it holds a run whose result would be another's, with the diff.
+  """
+  saved = read_config(workdir)
+  if saved is None:
+    if (workdir / 'checkpoints').exists():
+      raise UserError(
+        f'{workdir} has checkpoints but no config.json: not a run of this '
+        'program; give another --workdir'
+      )
+    return
+  differences = _differences(flatten(_plain(config)), flatten(saved))
+  if differences:
+    raise UserError(
+      f'{workdir} holds a run with another config: {"; ".join(differences)} '
+      '(there -> here). Give another --workdir, or the same config'
+    )
+  before = num_train_steps(saved, steps_per_epoch)
+  now = num_train_steps(config, steps_per_epoch)
+  if now < before:
+    raise UserError(
+      f'{workdir} holds a run of {before} steps: num_train_steps (or '
+      f'num_epochs) may grow but not shrink to {now}'
+    )
+
+
+def check_eval(config: Config, workdir: epath.Path) -> None:
+  """Does a workdir hold the network that the config names?"""
+  saved = read_config(workdir)
+  if saved is None:
+    return
+  differences = [
+    difference
+    for difference in _differences(flatten(_plain(config)), flatten(saved))
+    if difference.startswith('model.')
+  ]
+  if differences:
+    raise UserError(
+      f'{workdir} holds another network: {"; ".join(differences)} (there -> '
+      'here). Give the same model fields, or another --workdir'
+    )
+
+
+def _differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+  missing = '(absent)'
+  return [
+    f'{name} {there.get(name, missing)!r} -> {here.get(name, missing)!r}'
+    for name in sorted(here.keys() | there.keys())
+    if name not in _FREE_FIELDS
+    and here.get(name, missing) != there.get(name, missing)
+  ]
+
+
+def _plain(config: Config) -> dict[str, Any]:
+  """As JSON has it: no tuples."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def read_config(workdir: epath.Path) -> dict[str, Any] | None:
+  """The `config.json` of a workdir; None where there is none."""
+  path = workdir / 'config.json'
+  if not path.exists():
+    return None
+  try:
+    config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+      raise ValueError('not an object')
+  except ValueError as error:
+    raise UserError(f'{path} is not a config: {_one_line(error)}') from error
+  return config
+
+
+def write_config(config: Config, workdir: epath.Path) -> None:
+  """Writes the `config.json` of a workdir."""
+  write_whole(workdir / 'config.json', json.dumps(_plain(config), indent=2))
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+  """Writes a file that is either as before or whole, never half."""
+  aside = path.parent / f'.{path.name}.tmp'
+  try:
+    aside.write_text(text)
+    aside.replace(path)
+  except OSError as error:
+    raise StorageError(f'cannot write {path}: {error}') from error

@@ -1,0 +1,1 @@
+"""Pictures: TFDS sets, preprocessing, and the stream of batches."""

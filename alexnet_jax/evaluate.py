@@ -1,0 +1,194 @@
+"""Scores a network on every image of a split, exactly once."""
+
+import json
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from alexnet_jax import checkpoint, writer
+from alexnet_jax import config as config_lib
+from alexnet_jax.data import input_pipeline, preprocess
+from alexnet_jax.data.dataset import Dataset, open_dataset
+from alexnet_jax.errors import UserError
+from alexnet_jax.learning import metrics, steps
+from alexnet_jax.model import ARCHITECTURES, AlexNet
+
+
+def build_model(config: config_lib.Config) -> AlexNet:
+  """The network that `config.model` names."""
+  architecture = ARCHITECTURES[config.model.name]
+  if config.model.dropout_rate is not None:
+    architecture = architecture.with_dropout(config.model.dropout_rate)
+  return AlexNet(
+    architecture,
+    num_classes=config.model.num_classes,
+    dtype=jax.numpy.dtype(config.model.dtype),
+  )
+
+
+def score(
+  p_eval_step: Any,
+  params: Any,
+  dataset: Dataset,
+  split: str,
+  preprocessing: preprocess.Preprocessing,
+  *,
+  batch_size: int,
+  crops: int,
+) -> dict[str, float]:
+  """Errors and loss over a whole split.
+
+  Args:
+    p_eval_step: `steps.p_eval_step(model)`.
+    params: on this process's devices (`steps.replicate`).
+    dataset: a prepared set.
+    split: the split to score.
+    preprocessing: as training left it.
+    batch_size: global; any number, it is rounded up to a multiple of the
+      devices and the last batch is filled with blanks that count nothing.
+    crops: 1 or 10.
+
+  Returns:
+    `num_examples`, `top1_error` and `top5_error` (fractions), `loss` (nats).
+  """
+  num_examples = dataset.num_examples(split)
+  batch_size = min(batch_size, num_examples)
+  batch_size += -batch_size % jax.device_count()
+  batches = input_pipeline.eval_batches(
+    dataset,
+    split,
+    preprocessing,
+    batch_size=batch_size,
+    crops=crops,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  # Summed in float64 on the host, so that the batch size hardly matters.
+  total = {name: 0.0 for name in metrics.zero_sums()}
+  with tqdm(total=num_examples, desc=split, disable=None, leave=False) as bar:
+    for batch in input_pipeline.to_devices(batches, jax.local_devices()):
+      sums = jax.device_get(p_eval_step(params, batch))
+      total = {name: total[name] + float(sums[name]) for name in total}
+      bar.update(int(sums['count']))
+  if total['count'] != num_examples:
+    raise RuntimeError(
+      f'{split}: {total["count"]} images counted of {num_examples}'
+    )
+  return {'num_examples': num_examples, **metrics.means(total)}
+
+
+def write_results(
+  workdir: epath.Path,
+  config: config_lib.Config,
+  scores: dict[str, float],
+  **facts: Any,
+) -> dict[str, Any]:
+  """Writes results.json; returns what is in it."""
+  results = {
+    **facts,
+    'split': config.data.val_split,
+    'crops': config.eval.crops,
+    **scores,
+    'architecture': config.model.name,
+    'seed': config.seed,
+  }
+  if jax.process_index() == 0:
+    config_lib.write_whole(
+      workdir / 'results.json', json.dumps(results, indent=2) + '\n'
+    )
+  return results
+
+
+def say_results(workdir: epath.Path, results: dict[str, Any]) -> None:
+  """The scores, and where they are written."""
+  writer.say(
+    f'{results["split"]}: top-1 error {results["top1_error"]:.2%}, top-5 '
+    f'error {results["top5_error"]:.2%}, loss {results["loss"]:.4f} on '
+    f'{results["num_examples"]} images ({_views(results["crops"])}), step '
+    f'{results["step"]}'
+  )
+  writer.say(f'results: {workdir / "results.json"}')
+
+
+def _views(crops: int) -> str:
+  return 'centre crop' if crops == 1 else f'{crops} crops averaged'
+
+
+def read_preprocessing(workdir: epath.Path) -> preprocess.Preprocessing:
+  """What training learned about its pictures."""
+  path = workdir / 'preprocessing.json'
+  if not path.exists():
+    raise UserError(
+      f'no preprocessing.json in {workdir}: not a run of this program; give '
+      'the --workdir of a trained run'
+    )
+  try:
+    return preprocess.Preprocessing.from_json(path.read_text())
+  except (ValueError, KeyError, TypeError) as error:
+    raise UserError(f'{path} is damaged: {error!r}') from error
+
+
+def _epoch(workdir: epath.Path, dataset: Dataset, step: int) -> float | None:
+  """Epochs that a run had done at a step; None where nothing tells."""
+  saved = config_lib.read_config(workdir)
+  if saved is None:
+    return None
+  try:
+    number = dataset.num_examples(saved['data']['train_split'])
+  except UserError:  # The training split may not be at hand.
+    return None
+  return step / (number // saved['batch_size'])
+
+
+def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
+  """`--mode=eval`: restores a checkpoint, scores it, writes results.json."""
+  config_lib.check_eval(config, workdir)
+  model = build_model(config)
+  dataset = open_dataset(config.data.name, config.data.data_dir)
+  dataset.num_examples(config.data.val_split)
+  if not (workdir / 'checkpoints').exists():
+    checkpoint.restore_params(workdir, config.eval.step, {})
+  preprocessing = read_preprocessing(workdir)
+  if preprocessing.dataset != dataset.full_name:
+    raise UserError(
+      f'{workdir} was trained on {preprocessing.dataset}, not '
+      f'{dataset.full_name} (data.name)'
+    )
+  images = np.zeros((1, preprocessing.crop_size, preprocessing.crop_size, 3))
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  step, best_step, params = checkpoint.restore_params(
+    workdir, config.eval.step, variables['params']
+  )
+  writer.banner(
+    workdir=workdir,
+    network=config.model.name,
+    checkpoint=f'step {step} ({config.eval.step})',
+    data=f'{dataset.full_name} {config.data.val_split}',
+  )
+  start = time.time()
+  scores = score(
+    steps.p_eval_step(model),
+    steps.replicate(params),
+    dataset,
+    config.data.val_split,
+    preprocessing,
+    batch_size=config.eval.batch_size,
+    crops=config.eval.crops,
+  )
+  results = write_results(
+    workdir,
+    config,
+    scores,
+    step=step,
+    best_step=best_step,
+    epoch=_epoch(workdir, dataset, step),
+    dataset=dataset.full_name,
+    params_digest=checkpoint.params_digest(params),
+  )
+  say_results(workdir, results)
+  writer.say(f'took {writer.duration(time.time() - start)}')
+  return results

@@ -1,0 +1,1 @@
+"""Training steps, the paper's SGD, and metrics."""

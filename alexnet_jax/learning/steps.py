@@ -1,0 +1,181 @@
+"""The training state, and pure steps on it for `jax.pmap`.
+
+The functions here are one device's share of a step; 'batch' names the axis
+over all devices.
+"""
+
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from alexnet_jax.learning import metrics, optimizer
+from alexnet_jax.model import AlexNet
+
+AXIS = 'batch'
+Batch = dict[str, jax.Array]
+
+
+class TrainState(flax.struct.PyTreeNode):
+  """All that a run needs to go on, and all that a checkpoint holds.
+
+  Attributes:
+    step: training steps done, int32.
+    params: the network's parameters.
+    opt_state: the velocity.
+    plateau: state of the plateau rule; `plateau.scale` multiplies the rate.
+    sums: metric sums of the steps since the last line of the log. They are
+      here so that a run that was stopped logs what one never stopped logs.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: optax.OptState
+  plateau: optax.contrib.ReduceLROnPlateauState
+  sums: metrics.Sums
+
+
+def create_train_state(
+  model: AlexNet,
+  tx: optax.GradientTransformationExtraArgs,
+  plateau: optax.GradientTransformationExtraArgs,
+  image_size: int,
+  seed: int,
+) -> TrainState:
+  """A state before the first step; compiled as one, for speed."""
+
+  @jax.jit
+  def create():
+    images = jnp.zeros((1, image_size, image_size, 3))
+    params = model.init(jax.random.key(seed), images)['params']
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=tx.init(params),
+      # A scalar: the plateau's dtype is that of what it is initialized with.
+      plateau=plateau.init(jnp.zeros((), jnp.float32)),
+      sums=metrics.zero_sums(),
+    )
+
+  return create()
+
+
+def train_step(
+  state: TrainState,
+  batch: Batch,
+  *,
+  model: AlexNet,
+  tx: optax.GradientTransformationExtraArgs,
+  schedule: optimizer.Schedule,
+  dropout_key: jax.Array,
+) -> TrainState:
+  """One step of the paper's SGD on a device's share of the batch.
+
+  Args:
+    state: the same on all devices.
+    batch: `image` `[n, H, W, 3]` and `label` `[n]`, this device's.
+    model: the network.
+    tx: `optimizer.paper_sgd`.
+    schedule: `optimizer.learning_rate_schedule`.
+    dropout_key: of the run; step and device are folded in.
+
+  Returns:
+    The next state, again the same on all devices.
+  """
+  key = jax.random.fold_in(dropout_key, state.step)
+  key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+
+  def loss_fn(params):
+    logits: Any = model.apply(
+      {'params': params}, batch['image'], train=True, rngs={'dropout': key}
+    )
+    log_probs = jax.nn.log_softmax(logits)
+    sums = metrics.metric_sums(
+      log_probs, batch['label'], jnp.ones(len(log_probs))
+    )
+    return sums['loss'] / len(log_probs), sums
+
+  grads, sums = jax.grad(loss_fn, has_aux=True)(state.params)
+  # Shares are equal, so the mean of their means is the batch's mean.
+  grads = jax.lax.pmean(grads, AXIS)
+  sums = jax.lax.psum(sums, AXIS)
+  updates, opt_state = tx.update(
+    grads,
+    state.opt_state,
+    state.params,
+    learning_rate=schedule(state.step) * state.plateau.scale,
+  )
+  return state.replace(
+    step=state.step + 1,
+    params=optax.apply_updates(state.params, updates),
+    opt_state=opt_state,
+    sums=jax.tree.map(jnp.add, state.sums, sums),
+  )
+
+
+def eval_step(params: Any, batch: Batch, *, model: AlexNet) -> metrics.Sums:
+  """Scores a device's share of a batch.
+
+  The softmax outputs of an image's crops are averaged (section 4.1).
+
+  Args:
+    params: the network's parameters, the same on all devices.
+    batch: `image` `[n, crops, H, W, 3]`, `label` `[n]`, `mask` `[n]`.
+    model: the network.
+
+  Returns:
+    `metrics.metric_sums` over all devices.
+  """
+  n, crops = batch['image'].shape[:2]
+  images = batch['image'].reshape(n * crops, *batch['image'].shape[2:])
+  logits: Any = model.apply({'params': params}, images)
+  log_probs = jax.nn.log_softmax(logits)
+  log_probs = log_probs.reshape(n, crops, -1)
+  averaged = jax.nn.logsumexp(log_probs, axis=1) - jnp.log(crops)
+  sums = metrics.metric_sums(averaged, batch['label'], batch['mask'])
+  return jax.lax.psum(sums, AXIS)
+
+
+def p_train_step(**arguments: Any):
+  """`train_step` on all devices: `(state, batch) -> state`.
+
+  `batch` is `[local devices, n, ...]`; the state is neither stacked nor
+  kept: it is donated, so it must have been put in place by `replicate`.
+  """
+  return jax.pmap(
+    functools.partial(train_step, **arguments),
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+    donate_argnums=0,
+  )
+
+
+def p_eval_step(model: AlexNet):
+  """`eval_step` on all devices: `(params, batch) -> sums`."""
+  return jax.pmap(
+    functools.partial(eval_step, model=model),
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+  )
+
+
+def replicated_sharding() -> NamedSharding:
+  """A copy on each of this process's devices."""
+  return NamedSharding(
+    Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()
+  )
+
+
+def replicate(tree: Any) -> Any:
+  """Copies a tree of arrays to each of this process's devices.
+
+  A step donates its state: what was not put in place before is deleted.
+  """
+  return jax.device_put(tree, replicated_sharding())

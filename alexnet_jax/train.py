@@ -1,0 +1,425 @@
+"""The training loop, to be read from top to bottom."""
+
+import contextlib
+import functools
+import math
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from alexnet_jax import checkpoint, evaluate, writer
+from alexnet_jax import config as config_lib
+from alexnet_jax.data import color_stats, input_pipeline, preprocess
+from alexnet_jax.data.dataset import Dataset, open_dataset
+from alexnet_jax.errors import (
+  Interrupted,
+  StorageError,
+  TrainingStopped,
+  UserError,
+)
+from alexnet_jax.learning import metrics, optimizer, steps
+
+
+def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
+  """Trains from the latest checkpoint of a workdir, or from scratch.
+
+  Args:
+    config: `configs/default.py` says what each field means.
+    workdir: holds the run; see docs/architecture.md.
+
+  Returns:
+    What results.json holds.
+
+  Raises:
+    UserError: the config, the data or the workdir does not go; nothing was
+      written.
+    TrainingStopped: the loss is not finite any more.
+    Interrupted: SIGTERM or SIGINT, after a checkpoint was saved.
+    StorageError: the workdir cannot be written.
+  """
+  # ---- What is asked, and whether it goes. Nothing is written yet. ----------
+  dataset = open_dataset(config.data.name, config.data.data_dir)
+  steps_per_epoch = _check_data(config, dataset)
+  config_lib.check_batch(config.batch_size, jax.device_count())
+  config_lib.check_workdir(config, workdir, steps_per_epoch)
+  total_steps = config_lib.num_train_steps(config, steps_per_epoch)
+  model = evaluate.build_model(config)
+  tx = optimizer.paper_sgd(
+    momentum=config.optimizer.momentum,
+    weight_decay=config.optimizer.weight_decay,
+    bias_multiplier=config.optimizer.bias_multiplier,
+    decay_biases=config.optimizer.decay_biases,
+  )
+  plateau = optimizer.plateau_decay(config.optimizer)
+  schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch)
+
+  per_device = config.batch_size // jax.device_count()
+  writer.banner(
+    workdir=workdir,
+    data=f'{dataset.full_name}, {dataset.num_examples(config.data.train_split)}'
+    f' to train, {dataset.num_examples(config.data.val_split)} to validate',
+    batch=f'{config.batch_size} global, {per_device} a device',
+    steps=f'{total_steps}, {steps_per_epoch} an epoch',
+    seed=config.seed,
+    network=f'{config.model.name}, {config.model.dtype}',
+  )
+  state = steps.create_train_state(
+    model, tx, plateau, config.data.crop_size, config.seed
+  )
+  for line in writer.parameter_table(model.architecture, state.params):
+    writer.say(line)
+
+  preprocessing = _prepare_workdir(config, workdir, dataset)
+
+  # ---- Where the run stands. ------------------------------------------------
+  with (
+    checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
+    _StopSignals() as stop,
+  ):
+    if config.init_from and manager.latest_step() is None:
+      state = _init_from(config.init_from, state)
+    state = checkpoint.restore_or_init(manager, state)
+    step = int(state.step)
+    if step:
+      writer.say(f'going on from the checkpoint of step {step}')
+    state = steps.replicate(state)
+    p_train_step = steps.p_train_step(
+      model=model,
+      tx=tx,
+      schedule=schedule,
+      dropout_key=jax.random.key(config.seed + 1),
+    )
+    log = writer.Writer(workdir, step)
+    chronometer = _Chronometer(step, total_steps, config.batch_size)
+    score = functools.partial(
+      evaluate.score,
+      steps.p_eval_step(model),
+      dataset=dataset,
+      split=config.data.val_split,
+      preprocessing=preprocessing,
+      batch_size=config.eval.batch_size,
+      crops=config.eval.crops,
+    )
+    scores = None
+
+    # ---- One epoch after the other. -----------------------------------------
+    while step < total_steps:
+      epoch, start = divmod(step, steps_per_epoch)
+      batches = input_pipeline.to_devices(
+        input_pipeline.train_batches(
+          dataset,
+          config.data.train_split,
+          preprocessing,
+          batch_size=config.batch_size,
+          seed=config.seed,
+          epoch=epoch,
+          start=start,
+          shuffle_buffer=config.data.shuffle_buffer,
+          process_index=jax.process_index(),
+          process_count=jax.process_count(),
+        ),
+        jax.local_devices(),
+      )
+      end = min((epoch + 1) * steps_per_epoch, total_steps)
+      bar = tqdm(
+        chronometer.waiting_for(batches),
+        desc=f'epoch {epoch + 1}',
+        initial=start,
+        total=steps_per_epoch,
+        disable=None,
+        leave=False,
+      )
+      for batch in bar:
+        if not chronometer.compiled:
+          writer.say('compiling the training step ...')
+          state = jax.block_until_ready(p_train_step(state, batch))
+          seconds = chronometer.first_step_done(step + 1)
+          writer.say(f'compiled, and the first step done, in {seconds:.1f} s')
+        else:
+          state = p_train_step(state, batch)
+        step += 1
+
+        if step % config.log_every_steps == 0 or step == total_steps:
+          values = _finite_means(state, step, workdir)
+          values['learning_rate'] = float(
+            schedule(step - 1) * state.plateau.scale
+          )
+          speed = chronometer.read(step)
+          log.scalars(
+            'train', step, step / steps_per_epoch, {**values, **speed}
+          )
+          writer.say(
+            f'epoch {step / steps_per_epoch:7.2f}  step {step:>6}/{total_steps}'
+            f'  loss {values["loss"]:7.4f}  error {values["top1_error"]:6.2%}'
+            f'  lr {values["learning_rate"]:.3g}'
+            f'  {speed["images_per_second"]:,.1f} images/s'
+            f'  data wait {speed["data_wait"]:.0%}'
+            f'  ETA {writer.duration(chronometer.eta(step))}'
+          )
+          # Not at a last step in between: a run that is made longer later logs
+          # what a run of that length logs.
+          if step % config.log_every_steps == 0:
+            state = state.replace(sums=steps.replicate(metrics.zero_sums()))
+
+        if step == end:
+          break
+        every = config.checkpoint.every_steps
+        if stop.signal or (every and step % every == 0):
+          _finite_means(state, step, workdir)
+          with chronometer.paused():
+            checkpoint.save(manager, state)
+          if stop.signal:
+            manager.wait_until_finished()
+            raise Interrupted(f'saved at step {step}', stop.signal)
+      bar.close()
+
+      # ---- The epoch's end: evaluate, decide on the rate, save. -------------
+      _finite_means(state, step, workdir)
+      with chronometer.paused():
+        whole_epoch = step == (epoch + 1) * steps_per_epoch
+        due = whole_epoch and (epoch + 1) % config.eval.every_epochs == 0
+        error = None
+        if due or step == total_steps:
+          scores = score(state.params)
+          error = scores['top1_error']
+          log.scalars('validation', step, step / steps_per_epoch, scores)
+          log.conv1_kernels(step, np.asarray(state.params['conv1']['kernel']))
+          writer.say(
+            f'epoch {step / steps_per_epoch:7.2f}  validation: error '
+            f'{error:.2%}, top-5 {scores["top5_error"]:.2%}, loss '
+            f'{scores["loss"]:.4f} on {scores["num_examples"]} images'
+          )
+        if due and config.optimizer.schedule == 'plateau':
+          state = _observe(config.optimizer, plateau, state, error)
+        checkpoint.save(manager, state, error)
+      if stop.signal and step < total_steps:
+        manager.wait_until_finished()
+        raise Interrupted(f'saved at step {step}', stop.signal)
+
+    # ---- The last step's results. -------------------------------------------
+    manager.wait_until_finished()
+    if scores is None:
+      writer.say(f'nothing to train: step {step} of {total_steps} is done')
+      scores = score(state.params)
+    best_step = manager.best_step()
+    log.close()
+  results = evaluate.write_results(
+    workdir,
+    config,
+    scores,
+    step=step,
+    best_step=step if best_step is None else best_step,
+    epoch=step / steps_per_epoch,
+    dataset=dataset.full_name,
+    params_digest=checkpoint.params_digest(jax.device_get(state.params)),
+  )
+  evaluate.say_results(workdir, results)
+  return results
+
+
+def _check_data(config: config_lib.Config, dataset: Dataset) -> int:
+  """Checks data set, network and batch together; returns steps an epoch."""
+  number = dataset.num_examples(config.data.train_split)
+  dataset.num_examples(config.data.val_split)
+  if dataset.num_classes > config.model.num_classes:
+    raise UserError(
+      f'{dataset.full_name} has {dataset.num_classes} classes, the network '
+      f'{config.model.num_classes} (model.num_classes)'
+    )
+  if config.batch_size > number:
+    raise UserError(
+      f'batch_size {config.batch_size} is larger than the {number} images of '
+      f'{dataset.full_name} {config.data.train_split!r}: no step in an epoch'
+    )
+  return number // config.batch_size
+
+
+def _prepare_workdir(
+  config: config_lib.Config, workdir: epath.Path, dataset: Dataset
+) -> preprocess.Preprocessing:
+  """Writes config.json and preprocessing.json, or takes what is there."""
+  path = workdir / 'preprocessing.json'
+  data = config.data
+  identity = color_stats.identity(
+    dataset, data.train_split, data.resize, data.resize_size
+  )
+  if path.exists():
+    preprocessing = evaluate.read_preprocessing(workdir)
+    if preprocessing.color_stats != identity:
+      raise UserError(
+        f'{path} is of other pictures: {preprocessing.color_stats}, not '
+        f'{identity}. Give another --workdir'
+      )
+  else:
+    preprocessing = preprocess.Preprocessing.from_json(
+      _make_preprocessing(config, dataset, identity).to_json()
+    )
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise StorageError(f'cannot make {workdir}: {error}') from error
+  if jax.process_index() == 0:
+    if not path.exists():
+      config_lib.write_whole(path, preprocessing.to_json())
+    config_lib.write_config(config, workdir)
+  return preprocessing
+
+
+def _make_preprocessing(config, dataset, identity) -> preprocess.Preprocessing:
+  data = config.data
+  mean, std = data.mean, data.std
+  stats = None
+  if 'channel' in (mean, std) or mean == 'image' or data.lighting != 'none':
+    stats = color_stats.compute_color_stats(
+      dataset, data.train_split, data.resize, data.resize_size
+    )
+    mean = {'image': stats.mean_image, 'channel': stats.mean}.get(mean, mean)
+    std = stats.std if std == 'channel' else std
+  return preprocess.Preprocessing(
+    dataset=dataset.full_name,
+    class_names=tuple(dataset.class_names),
+    resize=data.resize,
+    resize_size=data.resize_size,
+    crop_size=data.crop_size,
+    mean=np.asarray(mean),
+    mean_crop=data.mean_crop,
+    std=np.asarray(std),
+    flip=data.flip,
+    lighting=data.lighting,
+    lighting_std=data.lighting_std,
+    eigenvalues=stats and stats.eigenvalues,
+    eigenvectors=stats and stats.eigenvectors,
+    color_stats=identity,
+  )
+
+
+def _init_from(source: str, state: steps.TrainState) -> steps.TrainState:
+  """The state with the best parameters of another workdir."""
+  step, _, params = checkpoint.restore_params(
+    checkpoint.absolute(source), 'best', state.params
+  )
+  writer.say(f'starting from the parameters of {source}, step {step}')
+  return state.replace(params=params)
+
+
+def _finite_means(
+  state: steps.TrainState, step: int, workdir: epath.Path
+) -> dict[str, float]:
+  """Means since the last line; TrainingStopped where the loss is not finite."""
+  sums = jax.device_get(state.sums)
+  if not float(sums['count']):
+    return {}
+  values = metrics.means(sums)
+  if not math.isfinite(values['loss']):
+    raise TrainingStopped(
+      f'the training loss is {values["loss"]} at step {step}; earlier '
+      f'checkpoints in {workdir} are kept. Lower optimizer.learning_rate, and '
+      'start again in another --workdir'
+    )
+  return values
+
+
+def _observe(config, plateau, state, error) -> steps.TrainState:
+  """Shows the plateau rule one validation error; says so when it fires."""
+  before = state.plateau
+  after = optimizer.observe(plateau, before, error)
+  if after.scale < before.scale:
+    drop = round(math.log(after.scale) / math.log(config.drop_factor))
+    writer.say(
+      f'plateau: no better than {float(before.best_value):.2%} for '
+      f'{config.plateau_patience} evaluations: learning rate '
+      f'{config.learning_rate * before.scale:.3g} -> '
+      f'{config.learning_rate * after.scale:.3g} (drop {drop} of at most '
+      f'{config.plateau_max_drops})'
+    )
+  return state.replace(plateau=steps.replicate(after))
+
+
+class _Chronometer:
+  """Where the time goes: steps, waiting for data, everything else."""
+
+  def __init__(self, step: int, total_steps: int, batch_size: int):
+    self.compiled = False
+    self._batch_size = batch_size
+    self._total_steps = total_steps
+    self._start = self._last = time.monotonic()
+    self._first_step = self._last_step = step
+    self._waited = self._excluded = 0.0
+
+  def waiting_for(self, batches: Iterator) -> Iterator:
+    """The same batches; the time until each is there is counted as waiting."""
+    while True:
+      asked = time.monotonic()
+      batch = next(batches, None)
+      self._waited += time.monotonic() - asked
+      if batch is None:
+        return
+      yield batch
+
+  def first_step_done(self, step: int) -> float:
+    """Seconds since the start; from here on steps are measured."""
+    seconds = time.monotonic() - self._start
+    self.compiled = True
+    self._first_step = step
+    self._start = time.monotonic()
+    self._next_interval(step)
+    return seconds
+
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
+    """What is done in it does not count as training."""
+    start = time.monotonic()
+    yield
+    self._excluded += time.monotonic() - start
+
+  def read(self, step: int) -> dict[str, float]:
+    """Images/s and the share of time spent waiting, since the last reading."""
+    seconds = time.monotonic() - self._last - self._excluded
+    seconds = max(seconds, 1e-9)
+    images = (step - self._last_step) * self._batch_size
+    values = {
+      'images_per_second': images / seconds,
+      'data_wait': self._waited / seconds,
+    }
+    self._next_interval(step)
+    return values
+
+  def _next_interval(self, step: int) -> None:
+    self._last, self._last_step = time.monotonic(), step
+    self._waited = self._excluded = 0.0
+
+  def eta(self, step: int) -> float:
+    """Seconds to the last step, at the pace so far, evaluations included."""
+    pace = (time.monotonic() - self._start) / max(step - self._first_step, 1)
+    return pace * (self._total_steps - step)
+
+
+class _StopSignals:
+  """SIGTERM and SIGINT ask for a checkpoint; a second SIGINT does not wait."""
+
+  def __init__(self):
+    self.signal = 0
+    self._before: dict[int, Any] = {}
+
+  def __enter__(self) -> '_StopSignals':
+    for number in (signal.SIGTERM, signal.SIGINT):
+      self._before[number] = signal.signal(number, self._stop)
+    return self
+
+  def __exit__(self, *_: Any) -> None:
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+
+  def _stop(self, number: int, frame: Any) -> None:
+    del frame
+    if self.signal and number == signal.SIGINT:
+      os._exit(128 + number)
+    self.signal = number
+    writer.say(f'{signal.Signals(number).name}: saving after this step ...')

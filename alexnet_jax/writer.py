@@ -1,0 +1,187 @@
+"""What a run says: lines at the terminal, metrics.jsonl, TensorBoard."""
+
+import json
+import platform
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import flax
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import tensorflow as tf
+from etils import epath
+from tqdm import tqdm
+
+import alexnet_jax
+from alexnet_jax.config import write_whole
+from alexnet_jax.model import Architecture
+
+
+def say(line: str) -> None:
+  """One line on stdout, above a progress bar if there is one."""
+  if jax.process_index() == 0:
+    tqdm.write(line)
+
+
+def banner(**facts: Any) -> None:
+  """The first lines of a run: versions, devices, and what it is about."""
+  devices = jax.devices()
+  say(
+    f'alexnet_jax {alexnet_jax.__version__}, python '
+    f'{platform.python_version()}, jax {jax.__version__}, flax '
+    f'{flax.__version__}, optax {optax.__version__}, orbax '
+    f'{ocp.__version__}, tensorflow {tf.__version__}'
+  )
+  say(
+    f'  {"devices":<16}{len(devices)} x {devices[0].device_kind}, '
+    f'{jax.process_count()} process(es)'
+  )
+  for name, value in facts.items():
+    say(f'  {name.replace("_", " "):<16}{value}')
+
+
+def parameter_table(
+  architecture: Architecture, params: dict[str, Any]
+) -> list[str]:
+  """Each layer's kernel and number of parameters, and the sum."""
+  lines = [f'  {"layer":<8}{"kernel":<20}{"groups":>6}{"parameters":>14}']
+  total = 0
+  for name, layer in zip(
+    architecture.layer_names, architecture.layers, strict=True
+  ):
+    number = sum(leaf.size for leaf in jax.tree.leaves(params[name]))
+    total += number
+    kernel = ' x '.join(map(str, params[name]['kernel'].shape))
+    groups = getattr(layer, 'groups', 1)
+    lines.append(f'  {name:<8}{kernel:<20}{groups:>6}{number:>14,}')
+  lines.append(f'  {"total":<34}{total:>14,}')
+  return lines
+
+
+def kernel_grid(kernels: np.ndarray, scale: int = 4) -> np.ndarray:
+  """The first layer's kernels as one picture (Figure 3 of the paper).
+
+  Args:
+    kernels: `[kh, kw, 3, n]`.
+    scale: pixels of the picture for one weight.
+
+  Returns:
+    uint8 `[height, width, 3]`, the kernels in rows, each stretched from its
+    own least weight (black) to its greatest (white).
+  """
+  kh, kw, channels, n = kernels.shape
+  columns = int(np.ceil(np.sqrt(n * 1.5)))
+  rows = -(-n // columns)
+  tiles = np.transpose(kernels, (3, 0, 1, 2)).astype(np.float32)
+  low = tiles.min(axis=(1, 2, 3), keepdims=True)
+  spread = tiles.max(axis=(1, 2, 3), keepdims=True) - low
+  tiles = (tiles - low) / np.maximum(spread, 1e-12) * 255
+  tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
+  gap = scale
+  grid = np.full(
+    (
+      rows * (kh * scale + gap) + gap,
+      columns * (kw * scale + gap) + gap,
+      channels,
+    ),
+    255,
+    np.uint8,
+  )
+  for i, tile in enumerate(tiles):
+    top = gap + i // columns * (kh * scale + gap)
+    left = gap + i % columns * (kw * scale + gap)
+    grid[top : top + kh * scale, left : left + kw * scale] = tile.astype(
+      np.uint8
+    )
+  return grid
+
+
+def duration(seconds: float) -> str:
+  """`45s`, `3m05s`, `2h10m`, `4d03h`."""
+  minutes, s = divmod(round(seconds), 60)
+  hours, m = divmod(minutes, 60)
+  days, h = divmod(hours, 24)
+  if days:
+    return f'{days}d{h:02}h'
+  if hours:
+    return f'{hours}h{m:02}m'
+  return f'{m}m{s:02}s' if minutes else f'{s}s'
+
+
+class Writer:
+  """metrics.jsonl and TensorBoard events of one workdir.
+
+  There is at most one line for each (`split`, `step`): those that a killed run
+  wrote after its last checkpoint are dropped when the run goes on from there.
+  """
+
+  def __init__(self, workdir: epath.Path, first_step: int):
+    self._workdir = workdir
+    self._metrics = workdir / 'metrics.jsonl'
+    self._active = jax.process_index() == 0
+    if self._active:
+      self._drop_lines_after(first_step)
+      self._events = tf.summary.create_file_writer(
+        str(workdir), filename_suffix=f'.{first_step}'
+      )
+
+  def close(self) -> None:
+    """Ends the TensorBoard file; metrics.jsonl is closed already."""
+    if self._active:
+      self._events.close()
+
+  def _drop_lines_after(self, step: int) -> None:
+    if not self._metrics.exists():
+      return
+    lines = self._metrics.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) <= step]
+    if kept != lines:
+      write_whole(self._metrics, ''.join(kept))
+
+  def scalars(
+    self, split: str, step: int, epoch: float, values: dict[str, float]
+  ) -> None:
+    """One line of metrics.jsonl, and the same numbers for TensorBoard."""
+    if not self._active:
+      return
+    line = {'split': split, 'step': step, 'epoch': round(epoch, 6), **values}
+    # Opened each time: what is written is safe, on gs:// too.
+    with self._metrics.open('a') as file:
+      file.write(json.dumps({**line, 'time': round(time.time(), 3)}) + '\n')
+    with self._events.as_default(step=step):
+      for name, value in values.items():
+        tf.summary.scalar(f'{split}/{name}', value)
+    self._events.flush()
+
+  def conv1_kernels(self, step: int, kernels: np.ndarray) -> None:
+    """The first layer's kernels, for TensorBoard and as conv1.png."""
+    if not self._active:
+      return
+    grid = kernel_grid(kernels)
+    with self._events.as_default(step=step):
+      tf.summary.image('conv1', grid[None])
+    (self._workdir / 'conv1.png').write_bytes(tf.io.encode_png(grid).numpy())
+
+
+def _step_of(line: str) -> float:
+  """The step of a line of metrics.jsonl; a torn line belongs to none."""
+  try:
+    return json.loads(line)['step']
+  except (ValueError, KeyError, TypeError):
+    return float('inf')
+
+
+def has_line(workdir: epath.Path, split: str, step: int) -> bool:
+  """Whether metrics.jsonl has a line for (`split`, `step`)."""
+  path = workdir / 'metrics.jsonl'
+  if not path.exists():
+    return False
+  lines: Sequence[str] = path.read_text().splitlines()
+  return any(
+    json.loads(line)['split'] == split
+    for line in lines
+    if _step_of(line) == step
+  )

@@ -1,0 +1,100 @@
+"""Every field there is, with its meaning; the other configs override these.
+
+The values are the paper's on ImageNet. This file is not a run of its own: see
+`imagenet.py`.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = ml_collections.ConfigDict()
+
+  # Of initial weights, shuffling, views and dropout.
+  config.seed = 0
+  # Global: shared equally between all devices.
+  config.batch_size = 128
+  config.num_epochs = 90
+  # Overrides num_epochs.
+  config.num_train_steps = config_dict.placeholder(int)
+  config.log_every_steps = 50
+
+  config.model = model = ml_collections.ConfigDict()
+  # paper, krizhevsky2012, owt, caffe, caffenet or torchvision.
+  model.name = 'paper'
+  model.num_classes = 1000
+  # Of the computation: float32 or bfloat16. Parameters are float32.
+  model.dtype = 'float32'
+  # Replaces every dropout rate of the network; 0 turns dropout off.
+  model.dropout_rate = config_dict.placeholder(float)
+
+  config.data = data = ml_collections.ConfigDict()
+  # NAME[/CONFIG][:VERSION], as TFDS has it.
+  data.name = 'imagenet2012:5.1.0'
+  # Where it is prepared; TFDS's own default (TFDS_DATA_DIR) where not given.
+  data.data_dir = config_dict.placeholder(str)
+  data.train_split = 'train'
+  data.val_split = 'validation'
+  # short_side: the shorter side to resize_size, then the central square (the
+  # paper). warp: both sides to resize_size (Caffe).
+  data.resize = 'short_side'
+  data.resize_size = 256
+  # The paper prints 224; without padding only 227 gives its 55 x 55 maps.
+  data.crop_size = 227
+  data.flip = True
+  # PCA lighting: sqrt_eigenvalue (what the authors' code did), eigenvalue (the
+  # paper's text, on pixels scaled to [0, 1]: what many ports do), or none.
+  data.lighting = 'sqrt_eigenvalue'
+  data.lighting_std = 0.1
+  # Subtracted, in grey levels: image (the training set's mean image), channel
+  # (its mean colour), or three numbers.
+  data.mean = config_dict.FieldReference('image', field_type=object)
+  # Which part of a mean image belongs to a crop: center always (the authors'
+  # code), or same, the part that lies under the crop (Caffe).
+  data.mean_crop = 'center'
+  # The divisor, in grey levels: three numbers, or channel (the training set's
+  # deviations).
+  data.std = config_dict.FieldReference((1.0, 1.0, 1.0), field_type=object)
+  # Undecoded pictures among which the next is drawn.
+  data.shuffle_buffer = 8192
+
+  config.optimizer = optimizer = ml_collections.ConfigDict()
+  optimizer.learning_rate = 0.01
+  optimizer.momentum = 0.9
+  optimizer.weight_decay = 5e-4
+  # Whether biases decay too, and how much faster than weights they learn
+  # (1 in the paper's text; the authors' code and Caffe have False and 2).
+  optimizer.decay_biases = True
+  optimizer.bias_multiplier = 1.0
+  # Linear, from 0; the paper has none.
+  optimizer.warmup_epochs = 0.0
+  # plateau: drop when the validation error has not improved for
+  # plateau_patience evaluations, at most plateau_max_drops times.
+  # step: drop at each of drop_epochs. constant: never.
+  optimizer.schedule = 'plateau'
+  optimizer.drop_factor = 0.1
+  optimizer.plateau_patience = 5
+  optimizer.plateau_max_drops = 3
+  # As a fraction of the images: less than this is no improvement.
+  optimizer.plateau_min_improvement = 1e-4
+  optimizer.drop_epochs = ()
+
+  config.eval = ml_collections.ConfigDict()
+  # Global; any number (the last batch is filled up).
+  config.eval.batch_size = 256
+  # 1: the centre. 10: four corners and centre, and their mirror images.
+  config.eval.crops = 1
+  config.eval.every_epochs = 1
+  # What --mode=eval scores: best, latest, or the number of a saved step.
+  config.eval.step = 'best'
+
+  config.checkpoint = ml_collections.ConfigDict()
+  # Besides one at each epoch's end; 0 for those alone.
+  config.checkpoint.every_steps = 1000
+  # Latest ones kept, besides the best.
+  config.checkpoint.keep = 1
+
+  # A workdir whose best parameters training starts from; empty: from scratch.
+  config.init_from = ''
+  return config

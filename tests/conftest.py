@@ -1,0 +1,113 @@
+"""Small real pictures, and eight devices in place of eight chips."""
+
+import io
+import os
+
+# Before JAX starts. Compilations are shared by tests and their subprocesses.
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+import numpy as np
+import pytest
+import sklearn.datasets
+import tensorflow_datasets as tfds
+from absl import logging
+from PIL import Image
+
+logging.set_verbosity(logging.ERROR)
+
+CLASS_NAMES = ('china', 'flower', 'texture')
+
+
+@pytest.fixture(scope='session')
+def photographs():
+  """scikit-learn's two photographs, uint8 `[427, 640, 3]`."""
+  return sklearn.datasets.load_sample_images().images
+
+
+def encode(pixels, mode='RGB', form='JPEG'):
+  """A picture file, as bytes."""
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).convert(mode).save(buffer, form, quality=95)
+  return buffer.getvalue()
+
+
+@pytest.fixture(scope='session')
+def pictures(photographs):
+  """83 picture files with labels: cut-outs of many sizes, and odd ones.
+
+  The first four are a grey JPEG, a PNG, a CMYK JPEG and a tiny JPEG.
+  """
+  rng = np.random.default_rng(0)
+  files = []
+  for i in range(83):
+    label = i % 3
+    photograph = photographs[label % 2]
+    height, width = rng.integers(80, 200, 2)
+    top = rng.integers(0, 427 - height)
+    left = rng.integers(0, 640 - width)
+    cut = photograph[top : top + height, left : left + width]
+    if label == 2:
+      cut = cut[::-1] // 2
+    files.append((encode(cut), label))
+  cut = photographs[0][100:220, 100:260]
+  files[0] = (encode(cut, 'L'), 0)
+  files[1] = (encode(cut, form='PNG'), 1)
+  files[2] = (encode(cut, 'CMYK'), 2)
+  files[3] = (encode(cut[:20, :30]), 0)
+  return files
+
+
+def store(files, data_dir):
+  """Stores picture files as the TFDS set `tiny`: 64 to train, the rest not."""
+
+  class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version('1.0.0')
+    pkg_dir_path = None
+
+    def _info(self):
+      return tfds.core.DatasetInfo(
+        builder=self,
+        features=tfds.features.FeaturesDict(
+          {
+            'image': tfds.features.Image(shape=(None, None, 3)),
+            'label': tfds.features.ClassLabel(names=CLASS_NAMES),
+          }
+        ),
+        supervised_keys=('image', 'label'),
+        disable_shuffling=True,
+      )
+
+    def _split_generators(self, dl_manager):
+      examples = [
+        (i, {'image': io.BytesIO(encoded), 'label': label})
+        for i, (encoded, label) in enumerate(files)
+      ]
+      return {'train': examples[:64], 'validation': examples[64:]}
+
+    def _generate_examples(self):
+      raise AssertionError('the examples are given above')
+
+  tfds.disable_progress_bar()
+  Tiny(data_dir=str(data_dir)).download_and_prepare(
+    download_config=tfds.download.DownloadConfig(num_shards=3)
+  )
+  return 'tiny:1.0.0'
+
+
+@pytest.fixture(scope='session')
+def tiny_dir(tmp_path_factory, pictures):
+  """A folder that holds the TFDS set `tiny:1.0.0`."""
+  data_dir = tmp_path_factory.mktemp('tfds')
+  store(pictures, data_dir)
+  return data_dir
+
+
+def shared_pictures(*names):
+  """Skips a test, loudly, unless TFDS_DATA_DIR holds these sets."""
+  folder = os.environ.get('TFDS_DATA_DIR', '')
+  missing = [n for n in names if not os.path.isdir(os.path.join(folder, n))]
+  return pytest.mark.skipif(
+    not folder or bool(missing),
+    reason=f'NEEDS REAL PICTURES: set TFDS_DATA_DIR to a folder with {names}',
+  )

@@ -1,0 +1,175 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.model import ARCHITECTURES, AlexNet
+from alexnet_jax.model.architectures import Conv, Dense, MaxPool
+
+# RECIPES: 1000 classes.
+PARAMETERS = {
+  'paper': 60_965_224,
+  'krizhevsky2012': 60_965_224,
+  'owt': 61_100_840,
+  'caffe': 60_965_224,
+  'caffenet': 60_965_224,
+  'torchvision': 61_100_840,
+}
+
+
+def abstract(model, size):
+  images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+  return jax.eval_shape(model.init, jax.random.key(0), images)['params']
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_shapes(name):
+  architecture = ARCHITECTURES[name]
+  model = AlexNet(architecture)
+  params = abstract(model, architecture.input_size)
+  assert sum(x.size for x in jax.tree.leaves(params)) == PARAMETERS[name]
+  assert list(params) == [
+    *(f'conv{i}' for i in range(1, 6)),
+    'fc6',
+    'fc7',
+    'fc8',
+  ]
+  assert all(set(layer) == {'kernel', 'bias'} for layer in params.values())
+  assert architecture.spatial_size(architecture.input_size) == 6
+  conv2 = params['conv2']['kernel'].shape
+  assert conv2 == (
+    (5, 5, 48, 256) if PARAMETERS[name] < 61e6 else (5, 5, 64, 192)
+  )
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_smallest_input(name):
+  architecture = ARCHITECTURES[name]
+  model = AlexNet(architecture, num_classes=10)
+  size = architecture.min_input_size
+  assert abstract(model, size)['fc6']['kernel'].shape == (256, 4096)
+  with pytest.raises(ValueError, match=f'at least {size}x{size}'):
+    abstract(model, size - 1)
+
+
+# Deviations of weights and values of biases, conv1..fc8.
+INITIAL = {
+  'paper': ([0.01] * 8, [0, 1, 0, 1, 1, 1, 1, 0]),
+  'krizhevsky2012': (
+    [0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01],
+    [0, 1, 0, 1, 1, 1, 1, 0],
+  ),
+  'owt': (
+    [0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01],
+    [0, 1, 0, 1, 1, 1, 1, -7],
+  ),
+  'caffe': (
+    [0.01] * 5 + [0.005, 0.005, 0.01],
+    [0, 0.1, 0, 0.1, 0.1, 0.1, 0.1, 0],
+  ),
+  'caffenet': ([0.01] * 5 + [0.005, 0.005, 0.01], [0, 1, 0, 1, 1, 1, 1, 0]),
+}
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_initialization(name):
+  architecture = ARCHITECTURES[name]
+  model = AlexNet(architecture, num_classes=100)
+  size = architecture.min_input_size
+  params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, 3)))
+  for i, layer in enumerate(params['params'].values()):
+    kernel, bias = np.asarray(layer['kernel']), np.asarray(layer['bias'])
+    if name == 'torchvision':
+      bound = 1 / np.sqrt(np.prod(kernel.shape[:-1]))
+      for values in (kernel, bias):
+        assert np.abs(values).max() <= bound * (1 + 1e-6)
+        np.testing.assert_allclose(values.std(), bound / np.sqrt(3), rtol=0.25)
+    else:
+      stds, biases = INITIAL[name]
+      np.testing.assert_allclose(kernel.std(), stds[i], rtol=0.02)
+      np.testing.assert_allclose(bias, biases[i], rtol=1e-6)
+    assert kernel.dtype == bias.dtype == np.float32
+
+
+def small(name, **changes):
+  """A narrow network of the same operations, quick to run."""
+  architecture = ARCHITECTURES[name]
+  layers = tuple(
+    dataclasses.replace(
+      layer,
+      features=layer.features and layer.features // 32 * 2,
+      weight_std=0.1,
+    )
+    for layer in architecture.layers
+  )
+  return dataclasses.replace(architecture, layers=layers, **changes)
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_logits_and_features(name, dtype):
+  model = AlexNet(small(name), num_classes=7, dtype=dtype)
+  images = jax.random.normal(jax.random.key(1), (3, 67, 70, 3)) * 50
+  variables = model.init(jax.random.key(0), images)
+  logits = model.apply(variables, images)
+  assert logits.shape == (3, 7)
+  assert logits.dtype == jnp.float32
+  features = model.apply(variables, images, method='features')
+  assert features.shape == (3, 256)
+  assert features.dtype == dtype
+  assert (features >= 0).all()
+  # fc8 of the features are the logits: no dropout on either way.
+  fc8 = variables['params']['fc8']
+  expected = features.astype(jnp.float32) @ fc8['kernel'] + fc8['bias']
+  np.testing.assert_allclose(
+    logits, expected, rtol=1e-4 if dtype == jnp.float32 else 0.1, atol=0.05
+  )
+
+
+def test_bfloat16_stays_near_float32():
+  images = jax.random.normal(jax.random.key(1), (4, 67, 67, 3)) * 50
+  model = AlexNet(small('paper'), num_classes=7)
+  variables = model.init(jax.random.key(0), images)
+  exact = model.apply(variables, images)
+  rounded = model.clone(dtype=jnp.bfloat16).apply(variables, images)
+  np.testing.assert_allclose(
+    rounded, exact, atol=0.03 * float(jnp.abs(exact).max())
+  )
+
+
+def test_dropout_is_on_in_training_only():
+  images = jax.random.normal(jax.random.key(1), (2, 67, 67, 3)) * 50
+  model = AlexNet(small('paper'), num_classes=7)
+  variables = model.init(jax.random.key(0), images)
+
+  def train(model, key):
+    rngs = {'dropout': jax.random.key(key)}
+    return model.apply(variables, images, train=True, rngs=rngs)
+
+  assert not np.allclose(train(model, 0), train(model, 1))
+  model = model.clone(architecture=model.architecture.with_dropout(0.0))
+  np.testing.assert_array_equal(train(model, 0), model.apply(variables, images))
+
+
+def test_tanh_and_a_network_of_other_layers():
+  # The four-layer kind of Figure 1: three convolutions, one dense layer.
+  pool = MaxPool(3, 2)
+  base = small('paper', activation='tanh')
+  act = base.layers[0].then[0]
+  layers = tuple(
+    Conv(8, kernel=5, padding=(2, 2), then=(act, pool)) for _ in '123'
+  )
+  four = dataclasses.replace(base, name='four', layers=(*layers, Dense()))
+  model = AlexNet(four, num_classes=10)
+  images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3)) * 50
+  variables = model.init(jax.random.key(0), images)
+  assert list(variables['params']) == ['conv1', 'conv2', 'conv3', 'fc4']
+  features = model.apply(variables, images, method='features')
+  assert float(jnp.abs(features).max()) <= 1
+  assert float(features.min()) < 0
+  with pytest.raises(ValueError, match='relu or tanh'):
+    dataclasses.replace(base, activation='gelu')
+  with pytest.raises(ValueError, match='convolutions first'):
+    dataclasses.replace(base, layers=base.layers[::-1])

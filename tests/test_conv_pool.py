@@ -1,0 +1,72 @@
+"""The forms for CPU equal XLA's own, in value and gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alexnet_jax.model import conv, pool
+
+
+def close(a, b, tolerance=1e-5):
+  np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
+
+
+@pytest.mark.parametrize(
+  ('height', 'width', 'kernel', 'stride', 'padding', 'groups'),
+  [
+    (31, 27, 11, 4, (0, 0), 1),
+    (30, 33, 11, 4, (0, 3), 1),
+    (30, 33, 11, 4, (2, 2), 1),
+    (9, 8, 5, 1, (2, 2), 2),
+    (9, 8, 3, 1, (1, 1), 1),
+    (9, 8, 3, 2, (1, 0), 4),
+    (3, 3, 3, 1, (0, 0), 2),
+    (8, 9, 1, 3, (0, 0), 1),
+  ],
+)
+def test_conv2d(height, width, kernel, stride, padding, groups):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, height, width, 8)).astype(np.float32)
+  w = rng.normal(size=(kernel, kernel, 8 // groups, 12)).astype(np.float32)
+
+  def ours(x, w):
+    return conv.conv2d(x, w, stride, padding, groups)
+
+  def xla(x, w):
+    return jax.lax.conv_general_dilated(
+      x,
+      w,
+      (stride, stride),
+      (padding, padding),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=groups,
+    )
+
+  y, vjp = jax.vjp(jax.jit(ours), x, w)
+  expected, expected_vjp = jax.vjp(xla, x, w)
+  close(y, expected)
+  g = rng.normal(size=y.shape).astype(np.float32)
+  for gradient, expected in zip(vjp(g), expected_vjp(g), strict=True):
+    close(gradient, expected)
+
+
+@pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (3, 1), (2, 3)])
+@pytest.mark.parametrize('ties', [False, True])
+def test_max_pool(window, stride, ties):
+  rng = np.random.default_rng(1)
+  x = rng.normal(size=(2, 13, 10, 5)).astype(np.float32)
+  if ties:  # Few values, as after a ReLU: most windows have a tie.
+    x = np.round(x)
+  y, vjp = jax.vjp(lambda x: pool.max_pool(x, window, stride), x)
+  reference = lambda x: pool._by_reduce_window(x, window, stride)  # noqa: E731
+  expected, expected_vjp = jax.vjp(reference, x)
+  np.testing.assert_array_equal(y, expected)
+  g = rng.normal(size=y.shape).astype(np.float32)
+  close(vjp(g)[0], expected_vjp(g)[0])
+
+
+def test_max_pool_keeps_nan():
+  x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 2, 0].set(jnp.nan)
+  y = np.asarray(pool.max_pool(x, 2, 2))[0, :, :, 0]
+  np.testing.assert_array_equal(np.isnan(y), [[False, True], [False, False]])

@@ -1,0 +1,266 @@
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_alexnet import small
+
+from alexnet_jax.learning import metrics, optimizer, steps
+from alexnet_jax.model import AlexNet
+
+
+def settings(**changes):
+  values = {
+    'learning_rate': 0.1,
+    'warmup_epochs': 0.0,
+    'schedule': 'constant',
+    'drop_epochs': (),
+    'drop_factor': 0.1,
+    'plateau_patience': 2,
+    'plateau_max_drops': 3,
+    'plateau_min_improvement': 1e-4,
+  }
+  return types.SimpleNamespace(**{**values, **changes})
+
+
+def layer(rng):
+  return {
+    'conv1': {
+      'kernel': jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
+      'bias': jnp.asarray(rng.normal(size=4), jnp.float32),
+    }
+  }
+
+
+@pytest.mark.parametrize(
+  ('bias_multiplier', 'decay_biases'), [(1.0, True), (2.0, False)]
+)
+def test_sgd_is_the_papers(bias_multiplier, decay_biases):
+  rng = np.random.default_rng(0)
+  params = layer(rng)
+  tx = optimizer.paper_sgd(
+    weight_decay=0.05,
+    bias_multiplier=bias_multiplier,
+    decay_biases=decay_biases,
+  )
+  state = tx.init(params)
+  w = {k: np.float64(v) for k, v in params['conv1'].items()}
+  v = {k: np.zeros_like(x) for k, x in w.items()}
+  for step in range(40):
+    rate = 0.1 if step < 20 else 0.01
+    grads = layer(rng)
+    updates, state = tx.update(grads, state, params, learning_rate=rate)
+    params = optax.apply_updates(params, updates)
+    for k in w:
+      multiplier = bias_multiplier if k == 'bias' else 1.0
+      decay = 0.0 if k == 'bias' and not decay_biases else 0.05
+      g = np.float64(grads['conv1'][k])
+      v[k] = (
+        0.9 * v[k] - decay * multiplier * rate * w[k] - multiplier * rate * g
+      )
+      w[k] = w[k] + v[k]
+  for k in w:
+    np.testing.assert_allclose(params['conv1'][k], w[k], rtol=1e-5, atol=1e-6)
+
+
+def test_step_schedule_and_warmup():
+  schedule = optimizer.learning_rate_schedule(
+    settings(schedule='step', drop_epochs=(3, 5), warmup_epochs=0.5), 10
+  )
+  rates = np.array([float(schedule(step)) for step in range(60)])
+  expected = np.full(60, 0.1)
+  expected[30:] = 0.01
+  expected[50:] = 0.001
+  expected[:5] *= np.arange(1, 6) / 5
+  np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_constant_ignores_drops():
+  schedule = optimizer.learning_rate_schedule(settings(drop_epochs=(1,)), 10)
+  assert float(schedule(0)) == float(schedule(1000)) == np.float32(0.1)
+
+
+def test_plateau_drops_after_patience_and_at_most_so_often():
+  config = settings()
+  plateau = optimizer.plateau_decay(config)
+  state = plateau.init(jnp.zeros((), jnp.float32))
+  scales = []
+  errors = [0.9, 0.8, 0.8, 0.81, 0.7, 0.7, 0.7, *[0.7] * 20]
+  for error in errors:
+    state = optimizer.observe(plateau, state, error)
+    scales.append(float(state.scale))
+  expected = [1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001]
+  np.testing.assert_allclose(scales[:9], expected, rtol=1e-5)
+  np.testing.assert_allclose(scales[9:], 0.001, rtol=1e-5)
+
+
+def test_metric_sums():
+  rng = np.random.default_rng(1)
+  logits = rng.normal(size=(50, 20)).astype(np.float32)
+  labels = rng.integers(0, 20, 50)
+  mask = (rng.uniform(size=50) < 0.7).astype(np.float32)
+  logits[mask == 0] = np.inf  # A blank may hold anything.
+  with np.errstate(invalid='ignore'):
+    log_probs = jax.nn.log_softmax(logits)
+    sums = metrics.metric_sums(log_probs, jnp.asarray(labels), mask)
+  means = metrics.means(sums)
+  kept = np.float64(logits[mask > 0])
+  kept_labels = labels[mask > 0]
+  order = np.argsort(-kept, axis=1)
+  exp = np.exp(kept)
+  probs = exp / exp.sum(axis=1, keepdims=True)
+  losses = -np.log(probs[np.arange(len(kept)), kept_labels])
+  hits = order[:, :5] == kept_labels[:, None]
+  assert float(sums['count']) == mask.sum()
+  np.testing.assert_allclose(means['loss'], losses.mean(), rtol=1e-5)
+  assert means['top1_error'] == pytest.approx(1 - hits[:, 0].mean())
+  assert means['top5_error'] == pytest.approx(1 - hits.any(axis=1).mean())
+
+
+def test_equal_scores_are_no_hit_but_for_the_first():
+  log_probs = jnp.full((10, 10), -np.log(10.0))
+  sums = metrics.metric_sums(log_probs, jnp.arange(10), jnp.ones(10))
+  assert float(sums['top1_errors']) == 9
+  assert float(sums['top5_errors']) == 5
+
+
+def train(num_devices, num_steps, dropout_rate):
+  """Losses of each step, and the last state, on so many devices."""
+  architecture = small('paper').with_dropout(dropout_rate)
+  model = AlexNet(architecture, num_classes=5)
+  tx = optimizer.paper_sgd()
+  plateau = optimizer.plateau_decay(settings())
+  devices = jax.local_devices()[:num_devices]
+  state = steps.create_train_state(model, tx, plateau, 67, seed=0)
+  mesh = jax.sharding.Mesh(np.array(devices), ('batch',))
+  state = jax.device_put(
+    state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  )
+  step = jax.pmap(
+    functools.partial(
+      steps.train_step,
+      model=model,
+      tx=tx,
+      schedule=optimizer.learning_rate_schedule(
+        settings(learning_rate=0.001), 100
+      ),
+      dropout_key=jax.random.key(1),
+    ),
+    axis_name=steps.AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+    donate_argnums=0,
+    devices=devices,
+  )
+  rng = np.random.default_rng(0)
+  losses, before = [], 0.0
+  for _ in range(num_steps):
+    batch = {
+      'image': rng.normal(size=(16, 67, 67, 3)).astype(np.float32) * 50,
+      'label': rng.integers(0, 5, 16).astype(np.int32),
+    }
+    batch = {
+      k: x.reshape(num_devices, -1, *x.shape[1:]) for k, x in batch.items()
+    }
+    state = step(state, batch)
+    total = float(state.sums['loss'])
+    losses.append((total - before) / 16)
+    before = total
+  return losses, state
+
+
+def assert_replicas_are_equal(state, num_devices):
+  for leaf in jax.tree.leaves(state):
+    shards = [np.asarray(s.data) for s in leaf.addressable_shards]
+    assert len(shards) == num_devices
+    for shard in shards[1:]:
+      np.testing.assert_array_equal(shard, shards[0])
+
+
+def test_one_and_eight_devices_train_alike():
+  one, state_of_one = train(1, 20, dropout_rate=0.0)
+  eight, state_of_eight = train(8, 20, dropout_rate=0.0)
+  np.testing.assert_allclose(eight, one, atol=1e-4)
+  assert_replicas_are_equal(state_of_eight, 8)
+  # They did learn: the parameters moved, and alike.
+  initial = steps.create_train_state(
+    AlexNet(small('paper'), num_classes=5),
+    optimizer.paper_sgd(),
+    optimizer.plateau_decay(settings()),
+    67,
+    seed=0,
+  )
+  moved = jax.tree.map(
+    lambda a, b: float(jnp.abs(a - b).max()),
+    state_of_one.params,
+    jax.device_get(initial.params),
+  )
+  assert min(jax.tree.leaves(moved)) > 1e-5
+  for a, b in zip(
+    jax.tree.leaves(state_of_one.params),
+    jax.tree.leaves(state_of_eight.params),
+    strict=True,
+  ):
+    np.testing.assert_allclose(
+      np.asarray(a), np.asarray(b.addressable_shards[0].data), atol=1e-5
+    )
+
+
+def test_replicas_stay_equal_with_dropout():
+  _, state = train(8, 3, dropout_rate=0.5)
+  assert_replicas_are_equal(state, 8)
+
+
+def test_devices_drop_different_units():
+  architecture = small('paper')
+  model = AlexNet(architecture, num_classes=5)
+  tx = optimizer.paper_sgd()
+  state = steps.create_train_state(
+    model, tx, optimizer.plateau_decay(settings()), 67, seed=0
+  )
+  image = np.random.default_rng(0).normal(size=(1, 67, 67, 3)) * 50
+  losses = []
+  for num_devices in (1, 8):
+    step = jax.pmap(
+      functools.partial(
+        steps.train_step,
+        model=model,
+        tx=tx,
+        schedule=lambda step: 0.0,
+        dropout_key=jax.random.key(1),
+      ),
+      axis_name=steps.AXIS,
+      in_axes=(None, 0),
+      out_axes=None,
+      devices=jax.local_devices()[:num_devices],
+    )
+    batch = {
+      'image': np.stack([image] * num_devices).astype(np.float32),
+      'label': np.zeros((num_devices, 1), np.int32),
+    }
+    losses.append(float(step(state, batch).sums['loss']) / num_devices)
+  # All with the first device's units would have its loss.
+  assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_crops_are_averaged_after_the_softmax():
+  model = AlexNet(small('paper'), num_classes=5)
+  rng = np.random.default_rng(2)
+  images = rng.normal(size=(8, 1, 10, 67, 67, 3)).astype(np.float32) * 50
+  variables = model.init(jax.random.key(0), images[0, 0])
+  labels = rng.integers(0, 5, (8, 1)).astype(np.int32)
+  batch = {
+    'image': images,
+    'label': labels,
+    'mask': np.ones((8, 1), np.float32),
+  }
+  p_eval_step = steps.p_eval_step(model)
+  sums = p_eval_step(steps.replicate(variables['params']), batch)
+  logits = model.apply(variables, images.reshape(80, 67, 67, 3))
+  probs = jax.nn.softmax(logits).reshape(8, 10, 5).mean(axis=1)
+  expected = -np.log(probs[np.arange(8), labels[:, 0]]).sum()
+  np.testing.assert_allclose(float(sums['loss']), expected, rtol=1e-5)
+  assert float(sums['count']) == 8

@@ -1,0 +1,189 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import encode
+from PIL import Image
+
+from alexnet_jax.data import preprocess
+
+EIGENVALUES = np.array([120.0, 35.0, 20.0]) ** 2
+EIGENVECTORS = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+
+PLAIN = preprocess.Preprocessing(
+  dataset='tiny/1.0.0',
+  class_names=('a', 'b'),
+  resize='short_side',
+  resize_size=40,
+  crop_size=32,
+  mean=np.zeros(3),
+  mean_crop='center',
+  std=np.ones(3),
+  flip=False,
+  lighting='none',
+  lighting_std=0.1,
+  eigenvalues=EIGENVALUES,
+  eigenvectors=EIGENVECTORS,
+)
+
+
+def seed(i):
+  return tf.constant([7, i], tf.int64)
+
+
+def square(photographs):
+  """A 40 x 40 picture, as a PNG (which is exact) and as pixels."""
+  pixels = photographs[0][200:240, 300:340]
+  return encode(pixels, form='PNG'), pixels.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+  ('mode', 'form'),
+  [('RGB', 'JPEG'), ('L', 'JPEG'), ('CMYK', 'JPEG'), ('RGB', 'PNG'),
+   ('L', 'PNG'), ('RGBA', 'PNG'), ('P', 'PNG')],
+)  # fmt: skip
+def test_decode_is_rgb_whatever_the_file(photographs, mode, form):
+  encoded = encode(photographs[1][:90, :70], mode, form)
+  image = preprocess.decode(encoded).numpy()
+  assert image.shape == (90, 70, 3)
+  assert image.dtype == np.uint8
+  expected = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
+  # Decoders round differently; a wrong colour would be tens of levels off.
+  assert np.abs(image.astype(float) - expected).mean() < 3
+
+
+@pytest.mark.parametrize('shape', [(120, 90), (90, 120), (20, 35), (40, 40)])
+def test_resize_is_pils(photographs, shape):
+  pixels = photographs[0][100 : 100 + shape[0], 50 : 50 + shape[1]]
+  height, width = shape
+  scale = 40 / min(shape)
+  size = (int(width * scale + 1e-9), int(height * scale + 1e-9))
+  resized = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+  left, top = (size[0] - 40) // 2, (size[1] - 40) // 2
+  expected = np.asarray(resized)[top : top + 40, left : left + 40]
+  image = preprocess.resize(pixels, 'short_side', 40).numpy()
+  assert image.shape == (40, 40, 3)
+  assert np.abs(image - expected).max() < 1.5  # PIL rounds, twice.
+
+  warped = preprocess.resize(pixels, 'warp', 40).numpy()
+  expected = Image.fromarray(pixels).resize((40, 40), Image.Resampling.BILINEAR)
+  assert np.abs(warped - np.asarray(expected)).max() < 1.5
+
+
+def test_every_crop_position_is_drawn_and_no_other():
+  # 9 x 9 positions of a 32 crop in 40 x 40, both ends included.
+  draw = tf.function(lambda s: preprocess.random_crop_offset(40, 40, 32, s))
+  drawn = [tuple(int(x) for x in draw(seed(i))) for i in range(2000)]
+  assert (
+    {top for top, _ in drawn} == {left for _, left in drawn} == set(range(9))
+  )
+  # Uniform: 2000 / 81 = 24.7 of each, deviation 5.
+  counts = np.bincount([9 * top + left for top, left in drawn], minlength=81)
+  assert counts.min() > 5
+  assert counts.max() < 50
+
+
+def test_train_view_is_a_crop_of_the_picture(photographs):
+  encoded, pixels = square(photographs)
+  seen = set()
+  for i in range(30):
+    view = preprocess.train_view(encoded, seed(i), PLAIN).numpy()
+    at = [
+      (top, left)
+      for top in range(9)
+      for left in range(9)
+      if np.array_equal(view, pixels[top : top + 32, left : left + 32])
+    ]
+    assert len(at) == 1
+    seen.update(at)
+  assert len(seen) > 15
+  again = preprocess.train_view(encoded, seed(29), PLAIN)
+  np.testing.assert_array_equal(view, again)
+
+
+def test_flip_is_half_and_half(photographs):
+  encoded, pixels = square(photographs)
+  p = dataclasses.replace(PLAIN, crop_size=40, flip=True)
+  flipped = 0
+  for i in range(200):
+    view = preprocess.train_view(encoded, seed(i), p).numpy()
+    if np.array_equal(view, pixels[:, ::-1]):
+      flipped += 1
+    else:
+      np.testing.assert_array_equal(view, pixels)
+  assert 70 < flipped < 130
+
+
+@pytest.mark.parametrize(
+  ('mode', 'deviations'),
+  [
+    ('sqrt_eigenvalue', 0.1 * np.sqrt(EIGENVALUES)),
+    # The text's eigenvalue, on pixels of [0, 1]; in grey levels.
+    ('eigenvalue', 255 * 0.1 * EIGENVALUES / 255**2),
+  ],
+)
+def test_lighting_has_the_principal_components(mode, deviations):
+  draw = tf.function(
+    lambda s: preprocess.lighting_offset(s, EIGENVALUES, EIGENVECTORS, mode)
+  )
+  offsets = np.stack([draw(seed(i)) for i in range(3000)])
+  along = offsets @ EIGENVECTORS
+  np.testing.assert_allclose(along.std(axis=0), deviations, rtol=0.05)
+  assert (np.abs(along.mean(axis=0)) < 0.08 * deviations).all()
+  correlation = np.corrcoef(along.T)
+  assert np.abs(correlation - np.eye(3)).max() < 0.08
+
+
+def test_lighting_shifts_the_whole_picture_by_one_colour(photographs):
+  encoded, pixels = square(photographs)
+  p = dataclasses.replace(PLAIN, crop_size=40, lighting='sqrt_eigenvalue')
+  shift = preprocess.train_view(encoded, seed(3), p).numpy() - pixels
+  assert np.ptp(shift, axis=(0, 1)).max() < 1e-3
+  assert np.abs(shift).max() > 0.1
+
+
+def test_mean_image_under_a_crop(photographs):
+  encoded, pixels = square(photographs)
+  mean = np.random.default_rng(5).uniform(0, 255, (40, 40, 3))
+  mean = mean.astype(np.float32)
+  center = dataclasses.replace(PLAIN, mean=mean)
+  same = dataclasses.replace(center, mean_crop='same')
+  for i in range(5):
+    crop = preprocess.train_view(encoded, seed(i), PLAIN).numpy()
+    at_center = preprocess.train_view(encoded, seed(i), center).numpy()
+    np.testing.assert_allclose(at_center, crop - mean[4:36, 4:36], atol=1e-4)
+    at_same = preprocess.train_view(encoded, seed(i), same).numpy()
+    assert any(
+      np.allclose(at_same, (pixels - mean)[t : t + 32, u : u + 32], atol=1e-4)
+      for t in range(9)
+      for u in range(9)
+    )
+
+
+def test_std_and_channel_mean(photographs):
+  encoded, pixels = square(photographs)
+  p = dataclasses.replace(
+    PLAIN, mean=np.array([1.0, 2, 3]), std=np.array([2.0, 4, 8])
+  )
+  view = preprocess.eval_views(encoded, p, 1).numpy()
+  expected = (pixels[4:36, 4:36] - [1, 2, 3]) / [2, 4, 8]
+  np.testing.assert_allclose(view, expected[None], atol=1e-5)
+
+
+def test_ten_crops(photographs):
+  encoded, pixels = square(photographs)
+  views = preprocess.eval_views(encoded, PLAIN, 10).numpy()
+  corners = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
+  crops = [pixels[t : t + 32, u : u + 32] for t, u in corners]
+  expected = crops + [crop[:, ::-1] for crop in crops]
+  np.testing.assert_array_equal(views, expected)
+
+
+def test_json_round_trip():
+  p = dataclasses.replace(PLAIN, color_stats={'dataset': 'tiny'})
+  again = preprocess.Preprocessing.from_json(p.to_json())
+  for field in dataclasses.fields(p):
+    ours, theirs = getattr(p, field.name), getattr(again, field.name)
+    np.testing.assert_array_equal(ours, theirs)
