@@ -1,3 +1,17 @@
+"""The paper's network on Imagenette: real photographs of ten classes.
+
+  tfds build imagenette/320px-v2
+  python -m alexnet_jax.main --config=configs/imagenette.py
+
+Its rate is a tenth of the paper's, and its batch an eighth. With ten classes
+instead of a thousand the loss bends some hundred times more sharply along the
+mean feature (p (1 - p) is .09 and not .001), and at .01 the first steps blow
+up. And the paper's initial weights let two per cent of the difference between
+two pictures reach fc7: it takes many small steps before the loss leaves ln 10.
+
+Hardware: two CPU cores, about 12 minutes an epoch.
+"""
+
 import ml_collections
 
 from configs import default
@@ -5,10 +19,10 @@ from configs import default
 
 def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()
-  config.batch_size = 64
+  config.batch_size = 16
   config.num_epochs = 2
-  config.log_every_steps = 10
   config.model.num_classes = 10
   config.data.name = 'imagenette/320px-v2'
-  config.checkpoint.every_steps = 50
+  config.optimizer.learning_rate = 0.001
+  config.checkpoint.every_steps = 200
   return config

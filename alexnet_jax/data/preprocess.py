@@ -235,7 +235,8 @@ def train_view(
   if p.flip:
     image = random_flip(image, flip_seed)
   if p.lighting != 'none':
-    assert p.eigenvalues is not None and p.eigenvectors is not None
+    assert p.eigenvalues is not None
+    assert p.eigenvectors is not None
     image += lighting_offset(
       lighting_seed, p.eigenvalues, p.eigenvectors, p.lighting, p.lighting_std
     )

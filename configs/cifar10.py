@@ -1,0 +1,28 @@
+"""One-column AlexNet on CIFAR-10's 32x32 pictures, enlarged to 72x72.
+
+  tfds build cifar10
+  python -m alexnet_jax.main --config=configs/cifar10.py
+
+Hardware: one GPU or TPU core; two CPU cores do an epoch in about 8 minutes.
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = default.get_config()
+  config.batch_size = 128
+  config.num_epochs = 30
+  config.model.name = 'torchvision'
+  config.model.num_classes = 10
+  config.data.name = 'cifar10'
+  config.data.val_split = 'test'
+  # 63 is the smallest input of this network.
+  config.data.resize_size = 72
+  config.data.crop_size = 63
+  config.data.mean = 'channel'
+  config.data.std = 'channel'
+  config.data.lighting = 'none'
+  return config

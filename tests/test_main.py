@@ -1,0 +1,258 @@
+"""Whole runs, as a person types them, in processes of their own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+CONFIG = 'configs/digits.py'
+
+
+def command(*arguments):
+  return [sys.executable, '-m', 'alexnet_jax.main', *arguments]
+
+
+def environment(devices):
+  flags = f'--xla_force_host_platform_device_count={devices}'
+  return {**os.environ, 'XLA_FLAGS': flags}
+
+
+def run(*arguments, devices=2, status=0):
+  done = subprocess.run(
+    command(*arguments),
+    env=environment(devices),
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == status, done.stdout + done.stderr
+  return done
+
+
+def tiny(tiny_dir, workdir, *more):
+  """A short run of a real network on small pictures: 4 steps an epoch."""
+  return (
+    f'--config={CONFIG}',
+    f'--workdir={workdir}',
+    '--config.data.name=tiny:1.0.0',
+    f'--config.data.data_dir={tiny_dir}',
+    '--config.data.val_split=validation',
+    '--config.data.lighting=sqrt_eigenvalue',
+    '--config.data.flip=True',
+    '--config.model.num_classes=3',
+    '--config.optimizer.learning_rate=0.001',
+    '--config.batch_size=16',
+    '--config.num_epochs=2',
+    '--config.log_every_steps=3',
+    *more,
+  )
+
+
+def results(workdir):
+  return json.loads((workdir / 'results.json').read_text())
+
+
+def metrics(workdir):
+  """metrics.jsonl without what depends on the clock."""
+  lines = [
+    json.loads(line)
+    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
+  ]
+  clock = ('time', 'images_per_second', 'data_wait')
+  return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
+def contents(folder):
+  """Every file of a folder and what is in it."""
+  return {
+    path.relative_to(folder): path.read_bytes()
+    for path in sorted(folder.rglob('*'))
+    if path.is_file()
+  }
+
+
+@pytest.fixture(scope='module')
+def whole(tiny_dir, tmp_path_factory):
+  """A run that was never stopped."""
+  workdir = tmp_path_factory.mktemp('whole')
+  done = run(*tiny(tiny_dir, workdir))
+  return workdir, done.stdout
+
+
+def test_a_run_says_what_it_does(whole):
+  workdir, said = whole
+  for words in (
+    'jax 0.', '2 x cpu', '16 global, 8 a device', '8, 4 an epoch', 'conv1',
+    'compiling', 'images/s', 'data wait', 'ETA', 'validation: error',
+    str(workdir / 'results.json'),
+  ):  # fmt: skip
+    assert words in said
+  assert '%|' not in said  # No progress bar where there is no terminal.
+
+
+def test_a_run_leaves_what_the_contract_says(whole):
+  workdir, _ = whole
+  there = {path.name for path in workdir.iterdir()}
+  assert there >= {
+    'config.json', 'preprocessing.json', 'checkpoints', 'metrics.jsonl',
+    'results.json', 'conv1.png',
+  }  # fmt: skip
+  assert any(name.startswith('events.out.tfevents') for name in there)
+  assert not [name for name in there if name.endswith('.tmp')]
+  final = results(workdir)
+  assert final['step'] == 8
+  assert final['epoch'] == 2
+  assert final['num_examples'] == 19
+  assert final['split'] == 'validation'
+  assert final['dataset'] == 'tiny/1.0.0'
+  assert re.fullmatch('[0-9a-f]{64}', final['params_digest'])
+  preprocessing = json.loads((workdir / 'preprocessing.json').read_text())
+  assert np.shape(preprocessing['mean']) == (72, 72, 3)
+  assert np.shape(preprocessing['eigenvectors']) == (3, 3)
+  assert preprocessing['class_names'] == ['china', 'flower', 'texture']
+  lines = [(line['split'], line['step']) for line in metrics(workdir)]
+  assert sorted(lines) == [
+    ('train', 3), ('train', 6), ('train', 8), ('validation', 4),
+    ('validation', 8),
+  ]  # fmt: skip
+
+
+def test_stopped_within_an_epoch_and_gone_on(whole, tiny_dir, tmp_path):
+  workdir = tmp_path / 'stopped'
+  # A line for each step, so that the stop comes where it should.
+  arguments = tiny(tiny_dir, workdir, '--config.checkpoint.every_steps=1')
+  process = subprocess.Popen(
+    command(*arguments),
+    env=environment(2),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout and process.stderr
+  for line in process.stdout:
+    if 'step      3/8' in line:
+      process.send_signal(signal.SIGTERM)
+      break
+  process.stdout.read()
+  said = process.stderr.read()
+  assert process.wait(timeout=60) == 128 + signal.SIGTERM, said
+  stopped_at = int(re.search(r'saved at step (\d+)', said)[1])
+  assert stopped_at < 8
+  assert not (workdir / 'results.json').exists()
+  done = run(*arguments)
+  assert f'going on from the checkpoint of step {stopped_at}' in done.stdout
+  expected = results(whole[0])
+  assert results(workdir) == expected
+  assert metrics(workdir) == metrics(whole[0])
+
+
+def test_made_longer(whole, tiny_dir, tmp_path):
+  workdir = tmp_path / 'longer'
+  # Stops within the first epoch, then is asked for more.
+  run(*tiny(tiny_dir, workdir, '--config.num_train_steps=2'))
+  assert results(workdir)['step'] == 2
+  run(*tiny(tiny_dir, workdir))
+  assert results(workdir)['params_digest'] == results(whole[0])['params_digest']
+
+
+def test_a_finished_run_is_left_as_it_is(whole, tiny_dir):
+  workdir, _ = whole
+  before = results(workdir)
+  done = run(*tiny(tiny_dir, workdir))
+  assert 'nothing to train' in done.stdout
+  assert results(workdir) == before
+
+
+def test_every_image_is_scored_once_however_it_is_batched(whole, tiny_dir):
+  workdir, _ = whole
+  trained = results(workdir)
+  for devices, batch_size in ((3, 7), (1, 4), (2, 100)):
+    run(
+      *tiny(tiny_dir, workdir),
+      '--mode=eval',
+      '--config.eval.step=latest',
+      f'--config.eval.batch_size={batch_size}',
+      devices=devices,
+    )
+    scored = results(workdir)
+    assert scored['num_examples'] == 19
+    for name in ('top1_error', 'top5_error', 'loss'):
+      assert scored[name] == pytest.approx(trained[name], abs=1e-5)
+    assert scored['params_digest'] == trained['params_digest']
+  # Ten crops, the best step, and training fields that mean nothing here.
+  done = run(
+    *tiny(tiny_dir, workdir),
+    '--mode=eval',
+    '--config.eval.crops=10',
+    '--config.batch_size=7',
+    '--config.optimizer.momentum=0.5',
+  )
+  assert '10 crops' in done.stdout
+  scored = results(workdir)
+  assert scored['step'] == scored['best_step']
+  assert scored['crops'] == 10
+  assert scored['num_examples'] == 19
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ((), 'give --config='),
+    (('--config=configs/nosuch.py',), 'configs/digits.py'),
+    ((CONFIG,), 'unexpected argument'),
+    (('--config.optimizer.lr=1',), "unknown config field 'optimizer.lr'"),
+    (('--config.learning_rate=1',), 'did you mean optimizer.learning_rate'),
+    (('--config.batch_size=many',), 'config.batch_size=many'),
+    (('--config.batch_size=2.5',), 'config.batch_size=2.5'),
+    (('--config.batch_size=0',), 'batch_size is 0'),
+    (('--config.batch_size=33',), 'take 32 or 34'),
+    (('--config.batch_size=4000',), 'larger than the 1442 images'),
+    (('--config.model.name=papr',), 'did you mean paper'),
+    (('--config.data.name=nosuch',), "unknown data set 'nosuch'"),
+    (('--config.data.val_split=dev',), "unknown split 'dev'"),
+    (('--config.data.crop_size=60',), 'too small for the network'),
+    (('--config.model.num_classes=9',), 'has 10 classes'),
+    (('--config.data.mean=red',), 'three numbers'),
+    (('--mode=eval',), 'no checkpoint in'),
+    (('--mode=test',), 'mode'),
+  ],
+  ids=str,
+)
+def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path):
+  workdir = tmp_path / 'never'
+  config = () if not arguments or '--config=' in arguments[0] or (
+    arguments[0] == CONFIG
+  ) else (f'--config={CONFIG}',)  # fmt: skip
+  done = run(*config, f'--workdir={workdir}', *arguments, status=2)
+  line = done.stderr.strip()
+  assert line.startswith('alexnet_jax: ')
+  assert '\n' not in line
+  assert message in line
+  assert not workdir.exists()
+
+
+def test_a_refused_run_changes_nothing(whole, tiny_dir):
+  workdir, _ = whole
+  before = contents(workdir)
+  for change, message in (
+    ('--config.optimizer.momentum=0.5', 'optimizer.momentum 0.9 -> 0.5'),
+    ('--config.num_epochs=1', 'may grow but not shrink'),
+    ('--config.model.name=caffe', "model.name 'paper' -> 'caffe'"),
+  ):
+    done = run(*tiny(tiny_dir, workdir), change, status=2)
+    assert message in done.stderr
+  done = run(
+    *tiny(tiny_dir, workdir), '--mode=eval', '--config.model.name=caffe',
+    status=2,
+  )  # fmt: skip
+  assert "model.name 'paper' -> 'caffe'" in done.stderr
+  done = run(
+    *tiny(tiny_dir, workdir), '--mode=eval', '--config.eval.step=5', status=2
+  )
+  assert "no checkpoint '5'" in done.stderr
+  assert contents(workdir) == before
