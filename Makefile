@@ -15,7 +15,7 @@ train: $(VENV)/.base
 	  --config.eval.step=latest
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

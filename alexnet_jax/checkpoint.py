@@ -1,7 +1,6 @@
 """Checkpoints of a run, by Orbax, and only here."""
 
 import hashlib
-import os
 from typing import Any
 
 import jax
@@ -14,13 +13,6 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.learning.steps import TrainState
 
 _METRIC = 'top1_error'
-
-
-def absolute(directory: str) -> epath.Path:
-  """A folder, local or `gs://`, as Orbax wants it: absolute."""
-  if '://' in directory:
-    return epath.Path(directory)
-  return epath.Path(os.path.abspath(os.path.expanduser(directory)))
 
 
 def open_manager(

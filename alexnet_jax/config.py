@@ -61,6 +61,13 @@ _AT_LEAST = {
 }
 
 
+def absolute(directory: str) -> epath.Path:
+  """A folder, local or `gs://`, with its whole path, as Orbax wants it."""
+  if '://' in directory:
+    return epath.Path(directory)
+  return epath.Path(os.path.abspath(os.path.expanduser(directory)))
+
+
 def parse_flags(argv: list[str]) -> list[str]:
   """`absl.flags.FLAGS(argv)` whose every complaint is one UserError.
 

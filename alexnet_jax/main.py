@@ -6,18 +6,16 @@ guard or by storage; 143 or 130 stopped by SIGTERM or SIGINT, saved.
 
 import os
 
-# Before TensorFlow is imported: its start-up notes are no news to anybody.
+# Before TensorFlow is imported: its start-up notes are news to nobody.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 import pathlib
 import sys
 
 import jax
-import tensorflow as tf
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from alexnet_jax import checkpoint, evaluate, train
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import (
   Interrupted,
@@ -46,7 +44,7 @@ def main(argv: list[str]) -> None:
   if _CONFIG.value is None:
     raise UserError('no config: give --config=configs/digits.py or another')
   path = config_flags.get_config_filename(flags.FLAGS['config'])
-  workdir = checkpoint.absolute(
+  workdir = config_lib.absolute(
     _WORKDIR.value or f'runs/{pathlib.Path(path).stem}'
   )
   if workdir.exists() and not workdir.is_dir():
@@ -55,15 +53,22 @@ def main(argv: list[str]) -> None:
   config_lib.validate(config)
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
-  run = {'train': train.train, 'eval': evaluate.evaluate}[_MODE.value]
-  run(config, workdir)
+  # Imported late: they bring TensorFlow and Orbax, which take seconds, and a
+  # mistyped command should not wait for them.
+  if _MODE.value == 'train':
+    from alexnet_jax.train import train
+
+    train(config, workdir)
+  else:
+    from alexnet_jax.evaluate import evaluate
+
+    evaluate(config, workdir)
 
 
 def run() -> None:
   """`main`, with every foreseen failure as one line and an exit status."""
   # Deprecations inside the libraries, and Orbax's account of each save.
   logging.set_verbosity(logging.ERROR)
-  tf.get_logger().setLevel('ERROR')
   try:
     app.run(main, flags_parser=config_lib.parse_flags)
   except (UserError, TrainingStopped, StorageError, Interrupted) as error:

@@ -303,7 +303,7 @@ def _make_preprocessing(config, dataset, identity) -> preprocess.Preprocessing:
 def _init_from(source: str, state: steps.TrainState) -> steps.TrainState:
   """The state with the best parameters of another workdir."""
   step, _, params = checkpoint.restore_params(
-    checkpoint.absolute(source), 'best', state.params
+    config_lib.absolute(source), 'best', state.params
   )
   writer.say(f'starting from the parameters of {source}, step {step}')
   return state.replace(params=params)

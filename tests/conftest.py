@@ -3,7 +3,7 @@
 import io
 import os
 
-# Before JAX starts. Compilations are shared by tests and their subprocesses.
+# Before JAX starts.
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 

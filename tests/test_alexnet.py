@@ -107,13 +107,15 @@ def small(name, **changes):
   return dataclasses.replace(architecture, layers=layers, **changes)
 
 
-@pytest.mark.parametrize('name', PARAMETERS)
-@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  ('name', 'dtype'),
+  [*((name, jnp.float32) for name in PARAMETERS), ('paper', jnp.bfloat16)],
+)
 def test_logits_and_features(name, dtype):
   model = AlexNet(small(name), num_classes=7, dtype=dtype)
   images = jax.random.normal(jax.random.key(1), (3, 67, 70, 3)) * 50
-  variables = model.init(jax.random.key(0), images)
-  logits = model.apply(variables, images)
+  variables = jax.jit(model.init)(jax.random.key(0), images)
+  logits = jax.jit(model.apply)(variables, images)
   assert logits.shape == (3, 7)
   assert logits.dtype == jnp.float32
   features = model.apply(variables, images, method='features')
@@ -131,7 +133,7 @@ def test_logits_and_features(name, dtype):
 def test_bfloat16_stays_near_float32():
   images = jax.random.normal(jax.random.key(1), (4, 67, 67, 3)) * 50
   model = AlexNet(small('paper'), num_classes=7)
-  variables = model.init(jax.random.key(0), images)
+  variables = jax.jit(model.init)(jax.random.key(0), images)
   exact = model.apply(variables, images)
   rounded = model.clone(dtype=jnp.bfloat16).apply(variables, images)
   np.testing.assert_allclose(
@@ -142,7 +144,7 @@ def test_bfloat16_stays_near_float32():
 def test_dropout_is_on_in_training_only():
   images = jax.random.normal(jax.random.key(1), (2, 67, 67, 3)) * 50
   model = AlexNet(small('paper'), num_classes=7)
-  variables = model.init(jax.random.key(0), images)
+  variables = jax.jit(model.init)(jax.random.key(0), images)
 
   def train(model, key):
     rngs = {'dropout': jax.random.key(key)}
@@ -164,7 +166,7 @@ def test_tanh_and_a_network_of_other_layers():
   four = dataclasses.replace(base, name='four', layers=(*layers, Dense()))
   model = AlexNet(four, num_classes=10)
   images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3)) * 50
-  variables = model.init(jax.random.key(0), images)
+  variables = jax.jit(model.init)(jax.random.key(0), images)
   assert list(variables['params']) == ['conv1', 'conv2', 'conv3', 'fc4']
   features = model.apply(variables, images, method='features')
   assert float(jnp.abs(features).max()) <= 1
@@ -173,3 +175,19 @@ def test_tanh_and_a_network_of_other_layers():
     dataclasses.replace(base, activation='gelu')
   with pytest.raises(ValueError, match='convolutions first'):
     dataclasses.replace(base, layers=base.layers[::-1])
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_every_parameter_has_a_gradient(name):
+  model = AlexNet(small(name), num_classes=7)
+  images = jax.random.normal(jax.random.key(1), (4, 67, 67, 3)) * 50
+  variables = jax.jit(model.init)(jax.random.key(0), images)
+
+  @jax.jit
+  @jax.grad
+  def gradient(variables):
+    return (model.apply(variables, images) ** 2).mean()
+
+  for leaf in jax.tree.leaves(gradient(variables)):
+    assert jnp.isfinite(leaf).all()
+    assert float(jnp.abs(leaf).max()) > 0

@@ -250,7 +250,7 @@ def test_crops_are_averaged_after_the_softmax():
   model = AlexNet(small('paper'), num_classes=5)
   rng = np.random.default_rng(2)
   images = rng.normal(size=(8, 1, 10, 67, 67, 3)).astype(np.float32) * 50
-  variables = model.init(jax.random.key(0), images[0, 0])
+  variables = jax.jit(model.init)(jax.random.key(0), images[0, 0])
   labels = rng.integers(0, 5, (8, 1)).astype(np.int32)
   batch = {
     'image': images,
@@ -259,7 +259,7 @@ def test_crops_are_averaged_after_the_softmax():
   }
   p_eval_step = steps.p_eval_step(model)
   sums = p_eval_step(steps.replicate(variables['params']), batch)
-  logits = model.apply(variables, images.reshape(80, 67, 67, 3))
+  logits = jax.jit(model.apply)(variables, images.reshape(80, 67, 67, 3))
   probs = jax.nn.softmax(logits).reshape(8, 10, 5).mean(axis=1)
   expected = -np.log(probs[np.arange(8), labels[:, 0]]).sum()
   np.testing.assert_allclose(float(sums['loss']), expected, rtol=1e-5)

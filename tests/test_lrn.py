@@ -130,3 +130,28 @@ def test_spatial_normalization():
       d = 1 + 0.01 * (np.float64(patch) ** 2).sum(axis=(1, 2))
       expected[:, i, j] = x[:, i, j] * d**-0.75
   close(b, expected)
+
+
+def test_spatial_gradient():
+  rng = np.random.default_rng(5)
+  x = rng.normal(size=(1, 5, 6, 2)).astype(np.float32)
+  g = rng.normal(size=x.shape).astype(np.float32)
+  arguments = {'size': 3, 'k': 1.0, 'alpha': 0.3, 'beta': 0.75}
+
+  def ours(x):
+    return (spatial_response_normalization(x, **arguments) * g).sum()
+
+  def exact(x):
+    padded = np.pad(x**2, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    total = sum(
+      padded[:, i : i + 5, j : j + 6] for i in range(3) for j in range(3)
+    )
+    return (x * (1 + 0.3 * total) ** -0.75 * g).sum()
+
+  gradient = jax.jit(jax.grad(ours))(x)
+  expected = np.zeros(x.shape)
+  for index in np.ndindex(*x.shape):
+    step = np.zeros(x.shape)
+    step[index] = 1e-5
+    expected[index] = (exact(x + step) - exact(x - step)) / 2e-5
+  close(gradient, expected)

@@ -13,6 +13,8 @@ from alexnet_jax.errors import UserError
 
 # The pipeline runs on the host; accelerators are JAX's alone.
 tf.config.set_visible_devices([], 'GPU')
+# Deprecations within TFDS and TensorFlow are no news to who trains.
+tf.get_logger().setLevel('ERROR')
 
 _IMAGENET_HELP = (
   'ImageNet must be downloaded by hand: put ILSVRC2012_img_train.tar and '

@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def local_response_normalization(
@@ -144,7 +145,8 @@ def spatial_response_normalization(
   around = (size // 2, (size - 1) // 2)
   total = jax.lax.reduce_window(
     a * a,
-    jnp.zeros((), a.dtype),
+    # Not an array: with a traced one JAX knows no gradient.
+    np.zeros((), a.dtype),
     jax.lax.add,
     window_dimensions=(1, size, size, 1),
     window_strides=(1, 1, 1, 1),

@@ -1,0 +1,143 @@
+import json
+import types
+
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import train
+from alexnet_jax.errors import UserError
+from alexnet_jax.learning import optimizer
+from configs import (
+  cifar10,
+  default,
+  digits,
+  imagenet,
+  imagenet_onecolumn,
+  imagenette,
+)
+
+
+@pytest.mark.parametrize(
+  'module',
+  [cifar10, default, digits, imagenet, imagenet_onecolumn, imagenette],
+  ids=lambda module: module.__name__,
+)
+def test_every_config_goes(module):
+  config_lib.validate(module.get_config())
+  assert module.__doc__
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('num_epochs', 0),
+    ('num_train_steps', 0),
+    ('model.dropout_rate', 1.0),
+    ('model.dtype', 'float16'),
+    ('data.lighting', 'pca'),
+    ('data.mean', (1, 2)),
+    ('data.std', (1.0, 0.0, 1.0)),
+    ('data.crop_size', 257),
+    ('optimizer.learning_rate', -0.1),
+    ('optimizer.learning_rate', float('nan')),
+    ('optimizer.momentum', 1.0),
+    ('optimizer.drop_factor', 10.0),
+    ('optimizer.schedule', 'cosine'),
+    ('eval.crops', 5),
+    ('eval.batch_size', 0),
+  ],
+)
+def test_a_value_that_does_not_go_is_named(field, value):
+  config = default.get_config()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=field) as error:
+    config_lib.validate(config)
+  assert '\n' not in str(error.value)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  folder = epath.Path(tmp_path)
+  config_lib.write_config(default.get_config(), folder)
+  return folder
+
+
+def check(workdir, **changes):
+  config = default.get_config()
+  config.update_from_flattened_dict(changes)
+  config_lib.check_workdir(config, workdir, steps_per_epoch=100)
+
+
+def test_what_a_run_may_go_on_with(workdir):
+  check(workdir)
+  check(workdir, num_epochs=91)
+  check(workdir, num_train_steps=9000)  # 90 epochs.
+  check(
+    workdir,
+    **{
+      'log_every_steps': 1,
+      'data.data_dir': '/elsewhere',
+      'eval.batch_size': 7,
+      'checkpoint.every_steps': 5,
+    },
+  )
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'message'),
+  [
+    ('num_epochs', 89, 'not shrink'),
+    ('num_train_steps', 8999, 'not shrink'),
+    ('seed', 1, 'seed 0 -> 1'),
+    ('optimizer.momentum', 0.5, 'optimizer.momentum 0.9 -> 0.5'),
+    ('data.mean', (1, 2, 3), r"data.mean 'image' -> \[1, 2, 3\]"),
+    ('eval.crops', 10, 'eval.crops 1 -> 10'),
+  ],
+)
+def test_what_a_run_may_not_go_on_with(workdir, field, value, message):
+  with pytest.raises(UserError, match=message):
+    check(workdir, **{field: value})
+
+
+def test_a_folder_of_something_else(tmp_path):
+  folder = epath.Path(tmp_path)
+  (folder / 'checkpoints').mkdir()
+  with pytest.raises(UserError, match=r'no config\.json'):
+    check(folder)
+  (folder / 'config.json').write_text('not json')
+  with pytest.raises(UserError, match='not a config'):
+    check(folder)
+
+
+def test_evaluation_compares_the_network_alone(workdir):
+  config = default.get_config()
+  config.batch_size = 7
+  config.optimizer.momentum = 0.5
+  config_lib.check_eval(config, workdir)
+  config.model.num_classes = 10
+  with pytest.raises(UserError, match='num_classes 1000 -> 10'):
+    config_lib.check_eval(config, workdir)
+
+
+def test_a_config_is_written_whole(workdir):
+  saved = json.loads((workdir / 'config.json').read_text())
+  assert saved['data']['std'] == [1.0, 1.0, 1.0]
+  assert [path.name for path in workdir.iterdir()] == ['config.json']
+
+
+def test_a_drop_of_the_rate_is_announced(capsys):
+  config = default.get_config().optimizer
+  config.plateau_patience = 2
+  plateau = optimizer.plateau_decay(config)
+  state = types.SimpleNamespace(plateau=plateau.init(jnp.zeros(())))
+  state.replace = lambda plateau: types.SimpleNamespace(
+    plateau=plateau, replace=state.replace
+  )
+  for error in (0.5, 0.4, 0.4, 0.4):
+    assert capsys.readouterr().out == ''
+    state = train._observe(config, plateau, state, error)
+  said = capsys.readouterr().out
+  assert 'no better than 40.00% for 2 evaluations' in said
+  assert '0.01 -> 0.001 (drop 1 of at most 3)' in said
