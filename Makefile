@@ -26,6 +26,9 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/.base
+	$(BIN)/python benchmarks/cpu_step.py
+
 venv: $(VENV)/.base
 	$(if $(EXTRAS),$(BIN)/pip install -q -c requirements-pinned.txt -e '.[$(EXTRAS)]')
 

@@ -125,7 +125,22 @@ def restore_params(
         partial_restore=True,
       ),
     )
+  _check_shapes(workdir, restored['params'], params)
   return step, step if best_step is None else best_step, restored['params']
+
+
+def _check_shapes(workdir: epath.Path, found: Any, expected: Any) -> None:
+  """Refuses parameters of another network, naming the first that differs."""
+  found_leaves = jax.tree_util.tree_leaves_with_path(found)
+  for (path, leaf), other in zip(
+    found_leaves, jax.tree.leaves(expected), strict=True
+  ):
+    if leaf.shape != other.shape:
+      name = '/'.join(key.key for key in path)
+      raise UserError(
+        f'{workdir} holds another network: {name} is {leaf.shape} there, '
+        f'{other.shape} in the one that the config names (model.*)'
+      )
 
 
 def _find_step(manager, workdir, which) -> int:

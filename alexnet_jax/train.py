@@ -1,12 +1,9 @@
 """The training loop, to be read from top to bottom."""
 
-import contextlib
 import functools
 import math
 import os
 import signal
-import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -76,6 +73,9 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   for line in writer.parameter_table(model.architecture, state.params):
     writer.say(line)
 
+  if config.init_from:
+    # Read before anything is written: it may not be there.
+    state = _init_from(config.init_from, state)
   preprocessing = _prepare_workdir(config, workdir, dataset)
 
   # ---- Where the run stands. ------------------------------------------------
@@ -83,8 +83,6 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
     _StopSignals() as stop,
   ):
-    if config.init_from and manager.latest_step() is None:
-      state = _init_from(config.init_from, state)
     state = checkpoint.restore_or_init(manager, state)
     step = int(state.step)
     if step:
@@ -97,7 +95,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
       dropout_key=jax.random.key(config.seed + 1),
     )
     log = writer.Writer(workdir, step)
-    chronometer = _Chronometer(step, total_steps, config.batch_size)
+    chronometer = writer.Chronometer(step, total_steps, config.batch_size)
     score = functools.partial(
       evaluate.score,
       steps.p_eval_step(model),
@@ -266,9 +264,10 @@ def _prepare_workdir(
   except OSError as error:
     raise StorageError(f'cannot make {workdir}: {error}') from error
   if jax.process_index() == 0:
+    # The config first: it says what the other was made for.
+    config_lib.write_config(config, workdir)
     if not path.exists():
       config_lib.write_whole(path, preprocessing.to_json())
-    config_lib.write_config(config, workdir)
   return preprocessing
 
 
@@ -340,65 +339,6 @@ def _observe(config, plateau, state, error) -> steps.TrainState:
       f'{config.plateau_max_drops})'
     )
   return state.replace(plateau=steps.replicate(after))
-
-
-class _Chronometer:
-  """Where the time goes: steps, waiting for data, everything else."""
-
-  def __init__(self, step: int, total_steps: int, batch_size: int):
-    self.compiled = False
-    self._batch_size = batch_size
-    self._total_steps = total_steps
-    self._start = self._last = time.monotonic()
-    self._first_step = self._last_step = step
-    self._waited = self._excluded = 0.0
-
-  def waiting_for(self, batches: Iterator) -> Iterator:
-    """The same batches; the time until each is there is counted as waiting."""
-    while True:
-      asked = time.monotonic()
-      batch = next(batches, None)
-      self._waited += time.monotonic() - asked
-      if batch is None:
-        return
-      yield batch
-
-  def first_step_done(self, step: int) -> float:
-    """Seconds since the start; from here on steps are measured."""
-    seconds = time.monotonic() - self._start
-    self.compiled = True
-    self._first_step = step
-    self._start = time.monotonic()
-    self._next_interval(step)
-    return seconds
-
-  @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
-    """What is done in it does not count as training."""
-    start = time.monotonic()
-    yield
-    self._excluded += time.monotonic() - start
-
-  def read(self, step: int) -> dict[str, float]:
-    """Images/s and the share of time spent waiting, since the last reading."""
-    seconds = time.monotonic() - self._last - self._excluded
-    seconds = max(seconds, 1e-9)
-    images = (step - self._last_step) * self._batch_size
-    values = {
-      'images_per_second': images / seconds,
-      'data_wait': self._waited / seconds,
-    }
-    self._next_interval(step)
-    return values
-
-  def _next_interval(self, step: int) -> None:
-    self._last, self._last_step = time.monotonic(), step
-    self._waited = self._excluded = 0.0
-
-  def eta(self, step: int) -> float:
-    """Seconds to the last step, at the pace so far, evaluations included."""
-    pace = (time.monotonic() - self._start) / max(step - self._first_step, 1)
-    return pace * (self._total_steps - step)
 
 
 class _StopSignals:

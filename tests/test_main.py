@@ -159,6 +159,25 @@ def test_made_longer(whole, tiny_dir, tmp_path):
   assert results(workdir)['params_digest'] == results(whole[0])['params_digest']
 
 
+def test_starting_from_another_runs_parameters(whole, tiny_dir, tmp_path):
+  workdir = tmp_path / 'from'
+  start = f'--config.init_from={whole[0]}'
+  more = ('--config.num_train_steps=1', '--config.optimizer.learning_rate=0')
+  done = run(
+    *tiny(tiny_dir, workdir, start, '--config.model.num_classes=4'), status=2
+  )
+  assert 'fc8/bias is (3,) there, (4,)' in done.stderr
+  done = run(*tiny(tiny_dir, workdir), '--config.init_from=/nowhere', status=2)
+  assert 'no checkpoint in /nowhere' in done.stderr
+  assert not workdir.exists()
+  run(*tiny(tiny_dir, workdir, start, *more))
+  best = results(whole[0])['best_step']
+  run(*tiny(tiny_dir, whole[0]), '--mode=eval', f'--config.eval.step={best}')
+  assert (
+    results(workdir)['params_digest'] == (results(whole[0])['params_digest'])
+  )
+
+
 def test_a_finished_run_is_left_as_it_is(whole, tiny_dir):
   workdir, _ = whole
   before = results(workdir)
