@@ -1,6 +1,8 @@
 """Checkpoints of a run, by Orbax, and only here."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -9,19 +11,39 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import StorageError, UserError
 from alexnet_jax.learning.steps import TrainState
 
 _METRIC = 'top1_error'
 
 
+@contextlib.contextmanager
+def _storage(doing: str, workdir: epath.Path) -> Iterator[None]:
+  """What goes wrong in Orbax is a StorageError of one line.
+
+  It raises whatever the layer below raises: OSError, ValueError and others.
+  """
+  try:
+    yield
+  except Exception as error:
+    reason = ' '.join(str(error).split())[:300]
+    raise StorageError(
+      f'cannot {doing} in {workdir}: {type(error).__name__}: {reason}'
+    ) from error
+
+
+@contextlib.contextmanager
 def open_manager(
   workdir: epath.Path, keep: int = 1, read_only: bool = False
-) -> ocp.CheckpointManager:
+) -> Iterator[ocp.CheckpointManager]:
   """The checkpoints of a workdir: the best, and the latest `keep`.
 
-  Saves are asynchronous: use it in a `with`, which waits for them. A live run
-  owns its folder: others open it `read_only`.
+  Saves are asynchronous; the end of the `with` waits for them. A live run owns
+  its folder: others open it `read_only`.
+
+  Raises:
+    StorageError: here, and in all that is done with it, where the folder cannot
+      be read or written.
   """
 
   def error(metrics):
@@ -39,16 +61,32 @@ def open_manager(
       ),
     ]
   )
-  return ocp.CheckpointManager(
-    workdir / 'checkpoints',
-    options=ocp.CheckpointManagerOptions(
-      best_fn=error,
-      best_mode='min',
-      preservation_policy=policy,
-      read_only=read_only,
-      create=not read_only,
-    ),
-  )
+  with _storage('open the checkpoints', workdir):
+    manager = ocp.CheckpointManager(
+      workdir / 'checkpoints',
+      options=ocp.CheckpointManagerOptions(
+        best_fn=error,
+        best_mode='min',
+        preservation_policy=policy,
+        read_only=read_only,
+        create=not read_only,
+      ),
+    )
+  try:
+    yield manager
+  finally:
+    with _storage('finish a checkpoint', workdir):
+      manager.close()
+
+
+def wait(manager: ocp.CheckpointManager) -> None:
+  """Returns when all that was saved is on disk."""
+  with _storage('finish a checkpoint', _workdir(manager)):
+    manager.wait_until_finished()
+
+
+def _workdir(manager: ocp.CheckpointManager) -> epath.Path:
+  return epath.Path(manager.directory).parent
 
 
 def save(
@@ -65,11 +103,12 @@ def save(
     state = jax.tree.map(
       ocp.utils.fully_replicated_host_local_array_to_global_array, state
     )
-  manager.save(
-    step,
-    args=ocp.args.StandardSave(state),
-    metrics=None if top1_error is None else {_METRIC: top1_error},
-  )
+  with _storage(f'save step {step}', _workdir(manager)):
+    manager.save(
+      step,
+      args=ocp.args.StandardSave(state),
+      metrics=None if top1_error is None else {_METRIC: top1_error},
+    )
 
 
 def restore_or_init(
@@ -82,9 +121,10 @@ def restore_or_init(
   step = manager.latest_step()
   if step is None:
     return state
-  return manager.restore(
-    step, args=ocp.args.StandardRestore(jax.tree.map(_host_array, state))
-  )
+  with _storage(f'read the checkpoint of step {step}', _workdir(manager)):
+    return manager.restore(
+      step, args=ocp.args.StandardRestore(jax.tree.map(_host_array, state))
+    )
 
 
 def _host_array(leaf) -> np.ndarray:
@@ -117,14 +157,15 @@ def restore_params(
     step = _find_step(manager, workdir, which)
     best_step = manager.best_step()
     target = {'params': jax.tree.map(_host_array, params)}
-    restored = manager.restore(
-      step,
-      args=ocp.args.PyTreeRestore(
-        item=target,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(target),
-        partial_restore=True,
-      ),
-    )
+    with _storage(f'read the checkpoint of step {step}', workdir):
+      restored = manager.restore(
+        step,
+        args=ocp.args.PyTreeRestore(
+          item=target,
+          restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+          partial_restore=True,
+        ),
+      )
   _check_shapes(workdir, restored['params'], params)
   return step, step if best_step is None else best_step, restored['params']
 
@@ -141,6 +182,14 @@ def _check_shapes(workdir: epath.Path, found: Any, expected: Any) -> None:
         f'{workdir} holds another network: {name} is {leaf.shape} there, '
         f'{other.shape} in the one that the config names (model.*)'
       )
+
+
+def has_checkpoint(workdir: epath.Path) -> bool:
+  """Whether a run was saved there."""
+  if not (workdir / 'checkpoints').exists():
+    return False
+  with open_manager(workdir, read_only=True) as manager:
+    return manager.latest_step() is not None
 
 
 def _find_step(manager, workdir, which) -> int:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import os
 import runpy
 import sys
@@ -66,6 +67,10 @@ def absolute(directory: str) -> epath.Path:
   if '://' in directory:
     return epath.Path(directory)
   return epath.Path(os.path.abspath(os.path.expanduser(directory)))
+
+
+# Both JAX and NumPy take seeds of 32 bits.
+_SEED_LIMIT = 2**32 - 1
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -136,13 +141,21 @@ def _load(path: str) -> Config:
   if root not in sys.path:
     sys.path.append(root)
   try:
-    return runpy.run_path(path)['get_config']()
+    config = runpy.run_path(path)['get_config']()
   except KeyError as error:
-    raise UserError(f'{path}: no function get_config (--config)') from error
+    raise UserError(
+      f'{path} (--config): no function get_config, or no field {error}'
+    ) from error
   except Exception as error:
     raise UserError(
       f'{path} (--config): {type(error).__name__}: {_one_line(error)}'
     ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise UserError(
+      f'{path} (--config): get_config returns a {type(config).__name__}, not a '
+      'ConfigDict; see configs/default.py'
+    )
+  return config
 
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
@@ -156,10 +169,46 @@ def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
   return fields
 
 
-def validate(config: Config) -> None:
-  """Checks each field's value; UserError says what was found and expected."""
+def validate(config: Config, mode: str = 'train') -> None:
+  """Checks each field's value; UserError says what was found and expected.
+
+  Args:
+    config: as loaded.
+    mode: 'eval' looks at `model.*` and `eval.*` alone: the other fields are
+      those of training, and mean nothing to it.
+  """
   fields = flatten(config)
+  missing = [
+    name
+    for name in (*_CHOICES, *_AT_LEAST, 'model.dropout_rate', 'data.mean')
+    if name not in fields
+  ]
+  if missing:
+    raise UserError(
+      f'the config has no field {", ".join(missing)}: make it from '
+      'configs/default.py'
+    )
+  _check_values(fields, ('model.', 'eval.') if mode == 'eval' else ('',))
+  rate = fields['model.dropout_rate']
+  if rate is not None and not 0 <= rate < 1:
+    raise UserError(f'model.dropout_rate is {rate}: at least 0, below 1')
+  if mode == 'train':
+    _check_optimizer(config.optimizer)
+    _check_colors(config.data)
+    _check_sizes(config)
+
+
+def _check_values(fields: dict[str, Any], prefixes: tuple[str, ...]) -> None:
+  for name, value in fields.items():
+    if (
+      name.startswith(prefixes)
+      and isinstance(value, float)
+      and not math.isfinite(value)
+    ):
+      raise UserError(f'{name} is {value}: a finite number needed')
   for name, choices in _CHOICES.items():
+    if not name.startswith(prefixes):
+      continue
     if fields[name] not in choices:
       close = difflib.get_close_matches(str(fields[name]), map(str, choices))
       hint = f'; did you mean {close[0]}?' if close else ''
@@ -168,26 +217,34 @@ def validate(config: Config) -> None:
         f'{", ".join(map(str, choices))}{hint}'
       )
   for name, least in _AT_LEAST.items():
-    # Written so that NaN is refused too.
-    if fields[name] is not None and not fields[name] >= least:
-      raise UserError(f'{name} is {fields[name]}: at least {least} needed')
-  _check_fractions(fields)
-  _check_colors(config.data)
-  _check_sizes(config)
+    value = fields[name]
+    if name.startswith(prefixes) and value is not None and value < least:
+      raise UserError(f'{name} is {value}: at least {least} needed')
+  if '' in prefixes and fields['seed'] >= _SEED_LIMIT:
+    raise UserError(f'seed is {fields["seed"]}: below {_SEED_LIMIT} needed')
 
 
-def _check_fractions(fields: dict[str, Any]) -> None:
-  rate = fields['model.dropout_rate']
-  if rate is not None and not 0 <= rate < 1:
-    raise UserError(f'model.dropout_rate is {rate}: at least 0, below 1')
-  if not 0 <= fields['optimizer.momentum'] < 1:
+def _check_optimizer(optimizer: Config) -> None:
+  if optimizer.momentum >= 1:
     raise UserError(
-      f'optimizer.momentum is {fields["optimizer.momentum"]}: below 1 needed'
+      f'optimizer.momentum is {optimizer.momentum}: below 1 needed'
     )
-  if not 0 < fields['optimizer.drop_factor'] < 1:
+  if not 0 < optimizer.drop_factor < 1:
     raise UserError(
-      f'optimizer.drop_factor is {fields["optimizer.drop_factor"]}: '
-      'between 0 and 1, what the learning rate is multiplied by'
+      f'optimizer.drop_factor is {optimizer.drop_factor}: between 0 and 1, '
+      'what the learning rate is multiplied by'
+    )
+  if optimizer.plateau_min_improvement <= 0:
+    raise UserError(
+      'optimizer.plateau_min_improvement is '
+      f'{optimizer.plateau_min_improvement}: above 0 needed'
+    )
+  epochs = optimizer.drop_epochs
+  if not isinstance(epochs, tuple | list) or not all(
+    isinstance(epoch, int | float) and epoch > 0 for epoch in epochs
+  ):
+    raise UserError(
+      f'optimizer.drop_epochs is {epochs!r}: positive numbers, such as (30, 60)'
     )
 
 

@@ -50,9 +50,16 @@ def main(argv: list[str]) -> None:
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f'{workdir} is a file (--workdir)')
   config = _CONFIG.value
-  config_lib.validate(config)
+  config_lib.validate(config, _MODE.value)
   if _DISTRIBUTED.value:
-    jax.distributed.initialize()
+    try:
+      jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+      reason = ' '.join(str(error).split())
+      raise UserError(
+        f'--distributed: {reason} It is for one of several processes on a TPU '
+        'pod, GKE or SLURM; leave it out on one machine'
+      ) from error
   # Imported late: they bring TensorFlow and Orbax, which take seconds, and a
   # mistyped command should not wait for them.
   if _MODE.value == 'train':

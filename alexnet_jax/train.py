@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from alexnet_jax import checkpoint, evaluate, writer
@@ -73,7 +74,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   for line in writer.parameter_table(model.architecture, state.params):
     writer.say(line)
 
-  if config.init_from:
+  if config.init_from and not checkpoint.has_checkpoint(workdir):
     # Read before anything is written: it may not be there.
     state = _init_from(config.init_from, state)
   preprocessing = _prepare_workdir(config, workdir, dataset)
@@ -169,13 +170,14 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
         if step == end:
           break
         every = config.checkpoint.every_steps
-        if stop.signal or (every and step % every == 0):
+        stopping = stop.agreed(step)
+        if stopping or (every and step % every == 0):
           _finite_means(state, step, workdir)
           with chronometer.paused():
             checkpoint.save(manager, state)
-          if stop.signal:
-            manager.wait_until_finished()
-            raise Interrupted(f'saved at step {step}', stop.signal)
+          if stopping:
+            checkpoint.wait(manager)
+            raise Interrupted(f'saved at step {step}', stopping)
       bar.close()
 
       # ---- The epoch's end: evaluate, decide on the rate, save. -------------
@@ -196,13 +198,15 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
           )
         if due and config.optimizer.schedule == 'plateau':
           state = _observe(config.optimizer, plateau, state, error)
-        checkpoint.save(manager, state, error)
-      if stop.signal and step < total_steps:
-        manager.wait_until_finished()
-        raise Interrupted(f'saved at step {step}', stop.signal)
+        # An evaluation that only ends this run is none of a longer one's.
+        checkpoint.save(manager, state, error if due else None)
+      stopping = stop.agreed()
+      if stopping and step < total_steps:
+        checkpoint.wait(manager)
+        raise Interrupted(f'saved at step {step}', stopping)
 
     # ---- The last step's results. -------------------------------------------
-    manager.wait_until_finished()
+    checkpoint.wait(manager)
     if scores is None:
       writer.say(f'nothing to train: step {step} of {total_steps} is done')
       scores = score(state.params)
@@ -268,6 +272,10 @@ def _prepare_workdir(
     config_lib.write_config(config, workdir)
     if not path.exists():
       config_lib.write_whole(path, preprocessing.to_json())
+  if jax.process_count() > 1:
+    # Each computed it; the last bits may differ. One is the run's.
+    multihost_utils.sync_global_devices('preprocessing.json')
+    preprocessing = evaluate.read_preprocessing(workdir)
   return preprocessing
 
 
@@ -341,6 +349,10 @@ def _observe(config, plateau, state, error) -> steps.TrainState:
   return state.replace(plateau=steps.replicate(after))
 
 
+# Steps between two questions whether another process was told to stop.
+_ASK_EVERY = 10
+
+
 class _StopSignals:
   """SIGTERM and SIGINT ask for a checkpoint; a second SIGINT does not wait."""
 
@@ -356,6 +368,19 @@ class _StopSignals:
   def __exit__(self, *_: Any) -> None:
     for number, handler in self._before.items():
       signal.signal(number, handler)
+
+  def agreed(self, step: int = 0) -> int:
+    """The signal that some process got, 0 for none: the same for all of them.
+
+    Several processes must stop after the same step, or they wait for each other
+    for ever. They ask each other every `_ASK_EVERY` steps.
+    """
+    if jax.process_count() == 1:
+      return self.signal
+    if step % _ASK_EVERY:
+      return 0
+    signals = multihost_utils.process_allgather(np.int32(self.signal))
+    return int(np.max(signals))
 
   def _stop(self, number: int, frame: Any) -> None:
     del frame

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import platform
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 import alexnet_jax
 from alexnet_jax.config import write_whole
+from alexnet_jax.errors import StorageError
 from alexnet_jax.model import Architecture
 
 
@@ -25,6 +27,8 @@ def say(line: str) -> None:
   """One line on stdout, above a progress bar if there is one."""
   if jax.process_index() == 0:
     tqdm.write(line)
+    # Into a pipe or a file too, while the run goes on.
+    sys.stdout.flush()
 
 
 def banner(**facts: Any) -> None:
@@ -150,8 +154,12 @@ class Writer:
       return
     line = {'split': split, 'step': step, 'epoch': round(epoch, 6), **values}
     # Opened each time: what is written is safe, on gs:// too.
-    with self._metrics.open('a') as file:
-      file.write(json.dumps({**line, 'time': round(time.time(), 3)}) + '\n')
+    text = json.dumps({**line, 'time': round(time.time(), 3)}) + '\n'
+    try:
+      with self._metrics.open('a') as file:
+        file.write(text)
+    except OSError as error:
+      raise StorageError(f'cannot write {self._metrics}: {error}') from error
     with self._events.as_default(step=step):
       for name, value in values.items():
         tf.summary.scalar(f'{split}/{name}', value)
@@ -164,7 +172,11 @@ class Writer:
     grid = kernel_grid(kernels)
     with self._events.as_default(step=step):
       tf.summary.image('conv1', grid[None])
-    (self._workdir / 'conv1.png').write_bytes(tf.io.encode_png(grid).numpy())
+    path = self._workdir / 'conv1.png'
+    try:
+      path.write_bytes(tf.io.encode_png(grid).numpy())
+    except OSError as error:
+      raise StorageError(f'cannot write {path}: {error}') from error
 
 
 def _step_of(line: str) -> float:

@@ -3,7 +3,7 @@
   tfds build cifar10
   python -m alexnet_jax.main --config=configs/cifar10.py
 
-Hardware: one GPU or TPU core. Not run by us to its end.
+Hardware: one GPU or TPU core. Expected: not known; not run by us to its end.
 """
 
 import ml_collections

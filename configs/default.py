@@ -97,4 +97,5 @@ def get_config() -> ml_collections.ConfigDict:
 
   # A workdir whose best parameters training starts from; empty: from scratch.
   config.init_from = ''
-  return config
+  # A config that sets a field which is not here is mistyped.
+  return config.lock()

@@ -9,7 +9,9 @@ mean feature (p (1 - p) is .09 and not .001), and at .01 the first steps blow
 up. And the paper's initial weights let two per cent of the difference between
 two pictures reach fc7: it takes many small steps before the loss leaves ln 10.
 
-Hardware: two CPU cores, about 12 minutes an epoch.
+Hardware: two CPU cores, about 12 minutes an epoch. Expected after two epochs:
+training loss below 2, about 61% validation error (results/imagenette/0, one
+seed, on a copy of Imagenette squashed to 224x224).
 """
 
 import ml_collections

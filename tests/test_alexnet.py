@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from alexnet_jax.model import ARCHITECTURES, AlexNet
-from alexnet_jax.model.architectures import Conv, Dense, MaxPool
+from alexnet_jax.model.architectures import (
+  LRN,
+  Conv,
+  Dense,
+  Dropout,
+  MaxPool,
+  SpatialLRN,
+)
 
 # RECIPES: 1000 classes.
 PARAMETERS = {
@@ -91,6 +98,47 @@ def test_initialization(name):
       np.testing.assert_allclose(kernel.std(), stds[i], rtol=0.02)
       np.testing.assert_allclose(bias, biases[i], rtol=1e-6)
     assert kernel.dtype == bias.dtype == np.float32
+
+
+# What follows conv1, conv2, conv5 and fc6, fc7: A activation, L LRN, S spatial
+# LRN, P pool, D dropout; and each LRN's k, alpha * 5 and groups.
+BLOCKS = {
+  'paper': ('ALP', 'ALP', 'AP', 'AD', 'AD', (2, 5e-4, 1)),
+  'krizhevsky2012': ('LPA', 'ALSP', 'PA', 'AD', 'AD', (2, 1e-4, 2)),
+  'owt': ('LPA', 'ALP', 'PA', 'AD', 'AD', (2, 1e-4, 1)),
+  'caffe': ('ALP', 'ALP', 'AP', 'AD', 'AD', (1, 1e-4, 1)),
+  'caffenet': ('APL', 'APL', 'AP', 'AD', 'AD', (1, 1e-4, 1)),
+  'torchvision': ('AP', 'AP', 'APD', 'AD', 'A', None),
+}
+
+
+@pytest.mark.parametrize('name', PARAMETERS)
+def test_order_and_constants(name):
+  layers = ARCHITECTURES[name].layers
+  letters = [
+    ''.join(type(op).__name__[0] for op in layer.then).replace('M', 'P')
+    for layer in layers
+  ]
+  conv1, conv2, conv5, fc6, fc7, lrn = BLOCKS[name]
+  assert letters == [conv1, conv2, 'A', 'A', conv5, fc6, fc7, '']
+  for op in (op for layer in layers for op in layer.then):
+    match op:
+      case LRN():
+        assert (op.size, op.beta) == (5, 0.75)
+        assert (op.k, pytest.approx(op.alpha * 5), op.groups) == lrn
+      case SpatialLRN():
+        assert (op.size, op.k, op.beta) == (5, 1, 0.75)
+        assert op.alpha * 25 == pytest.approx(0.001)
+      case MaxPool():
+        assert (op.window, op.stride) == (3, 2)
+      case Dropout():
+        assert op.rate == 0.5
+  halves = 2 if PARAMETERS[name] < 61e6 else 1
+  groups = [layer.groups for layer in layers[:5]]
+  assert groups == [1, halves, 1, halves, halves]
+  first = {'krizhevsky2012': (0, 3), 'owt': (0, 3), 'torchvision': (2, 2)}
+  padding = [layer.padding for layer in layers[:5]]
+  assert padding == [first.get(name, (0, 0)), (2, 2), *[(1, 1)] * 3]
 
 
 def small(name, **changes):

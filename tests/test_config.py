@@ -45,6 +45,10 @@ def test_every_config_goes(module):
     ('optimizer.momentum', 1.0),
     ('optimizer.drop_factor', 10.0),
     ('optimizer.schedule', 'cosine'),
+    ('optimizer.plateau_min_improvement', 0.0),
+    ('optimizer.drop_epochs', ('a',)),
+    ('optimizer.warmup_epochs', float('inf')),
+    ('seed', 2**32),
     ('eval.crops', 5),
     ('eval.batch_size', 0),
   ],
@@ -127,6 +131,49 @@ def test_a_config_is_written_whole(workdir):
   assert [path.name for path in workdir.iterdir()] == ['config.json']
 
 
+def load(tmp_path, body):
+  path = tmp_path / 'mine.py'
+  path.write_text(f'from configs import default\ndef get_config():\n{body}')
+  return config_lib._load(str(path))
+
+
+@pytest.mark.parametrize(
+  ('body', 'message'),
+  [
+    ('  c = default.get_config(); c.nosuch = 3; return c', 'nosuch'),
+    (
+      '  c = default.get_config(); c.optimizer.learning_rte = 1.0; return c',
+      'learning_rate',
+    ),
+    ('  return {}', 'returns a dict'),
+    ('  return 1 / 0', 'ZeroDivisionError'),
+  ],
+)
+def test_a_config_file_that_does_not_go(tmp_path, body, message):
+  with pytest.raises(UserError, match=message) as error:
+    load(tmp_path, body)
+  assert '\n' not in str(error.value)
+
+
+def test_a_config_that_lacks_fields(tmp_path):
+  config = load(tmp_path, '  return default.get_config()')
+  with config.unlocked():
+    del config.optimizer.momentum
+  with pytest.raises(UserError, match=r'no field optimizer\.momentum'):
+    config_lib.validate(config)
+
+
+def test_evaluation_ignores_the_values_of_training_fields():
+  config = default.get_config()
+  config.batch_size = 0
+  config.data.crop_size = 60
+  config.optimizer.momentum = 7.0
+  config_lib.validate(config, 'eval')
+  config.eval.batch_size = 0
+  with pytest.raises(UserError, match=r'eval\.batch_size'):
+    config_lib.validate(config, 'eval')
+
+
 def test_a_drop_of_the_rate_is_announced(capsys):
   config = default.get_config().optimizer
   config.plateau_patience = 2
@@ -139,5 +186,9 @@ def test_a_drop_of_the_rate_is_announced(capsys):
     assert capsys.readouterr().out == ''
     state = train._observe(config, plateau, state, error)
   said = capsys.readouterr().out
+  # As often as the config says, and no more.
+  for _ in range(12):
+    state = train._observe(config, plateau, state, 0.4)
+  assert capsys.readouterr().out.count('plateau:') == 2
   assert 'no better than 40.00% for 2 evaluations' in said
   assert '0.01 -> 0.001 (drop 1 of at most 3)' in said

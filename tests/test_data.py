@@ -138,6 +138,8 @@ def test_an_undecodable_picture_is_named(tmp_path, pictures):
   dataset = open_dataset(name, str(tmp_path))
   with pytest.raises(UserError, match=BROKEN[0]):
     train_batches(dataset)
+  with pytest.raises(UserError, match=BROKEN[0]):
+    color_stats.compute_color_stats(dataset, 'train', 'short_side', 40)
   batches = input_pipeline.eval_batches(
     dataset, 'validation', PLAIN, batch_size=4
   )
@@ -222,3 +224,5 @@ def test_a_split_that_is_not_there(tiny):
   with pytest.raises(UserError, match='there are train, validation'):
     tiny.num_examples('test')
   assert tiny.num_examples('train[:50%]') == 32
+  with pytest.raises(UserError, match='is empty'):
+    tiny.num_examples('train[50%:10%]')

@@ -97,6 +97,23 @@ def test_plateau_drops_after_patience_and_at_most_so_often():
   np.testing.assert_allclose(scales[9:], 0.001, rtol=1e-5)
 
 
+@pytest.mark.parametrize('factor', [0.1, 0.2, 0.3, 0.5, 1 / 3, 0.9])
+@pytest.mark.parametrize('max_drops', [0, 1, 2, 3, 4, 5, 6])
+def test_plateau_drops_exactly_so_often(factor, max_drops):
+  config = settings(
+    drop_factor=factor, plateau_patience=1, plateau_max_drops=max_drops
+  )
+  plateau = optimizer.plateau_decay(config)
+  state = plateau.init(jnp.zeros((), jnp.float32))
+  drops, scale = 0, float(state.scale)
+  for _ in range(max_drops + 4):
+    state = optimizer.observe(plateau, state, 0.5)
+    drops += float(state.scale) != scale
+    scale = float(state.scale)
+  assert drops == max_drops
+  np.testing.assert_allclose(scale, factor**max_drops, rtol=1e-5)
+
+
 def test_metric_sums():
   rng = np.random.default_rng(1)
   logits = rng.normal(size=(50, 20)).astype(np.float32)

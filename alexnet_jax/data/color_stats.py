@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from alexnet_jax.data import preprocess
+from alexnet_jax.data import input_pipeline, preprocess
 from alexnet_jax.data.dataset import Dataset
 
 _BATCH = 64
@@ -60,28 +60,25 @@ def compute_color_stats(
     how: 'short_side' or 'warp', as `preprocess.resize` has it.
     size: side of the square that is kept, in pixels.
   """
-  batches = (
-    dataset.read(split)
-    .map(
-      lambda example: preprocess.resize(
-        preprocess.decode(example['image']), how, size
-      ),
-      num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    .batch(_BATCH)
-    .prefetch(tf.data.AUTOTUNE)
-  )
+  examples = dataset.read(split).enumerate()
+  batches = examples.map(
+    lambda _, example: {
+      'image': preprocess.resize(preprocess.decode(example['image']), how, size)
+    },
+    num_parallel_calls=tf.data.AUTOTUNE,
+  ).batch(_BATCH)
   number = dataset.num_examples(split)
   image_sum = np.zeros((size, size, 3))
   product_sum = np.zeros((3, 3))
   with tqdm(
     total=number, desc='mean image and principal components', disable=None
   ) as bar:
-    for batch in batches.as_numpy_iterator():
-      image_sum += batch.sum(axis=0, dtype=np.float64)
-      pixels = batch.reshape(-1, 3).astype(np.float64)
+    for batch in input_pipeline.iterate(batches, examples, _BATCH):
+      images = batch['image']
+      image_sum += images.sum(axis=0, dtype=np.float64)
+      pixels = images.reshape(-1, 3).astype(np.float64)
       product_sum += pixels.T @ pixels
-      bar.update(len(batch))
+      bar.update(len(images))
   return _summarize(image_sum, product_sum, number)
 
 

@@ -55,7 +55,7 @@ class Dataset:
         f'{", ".join(sorted(self.builder.info.splits))}, and slices of them '
         "such as 'train[:90%]' (data.train_split, data.val_split)"
       ) from error
-    if not number:
+    if number < 1:  # A slice that ends before it begins is below 0.
       raise UserError(f'split {split!r} of {self.full_name} is empty')
     return number
 
@@ -129,7 +129,7 @@ def _find_builder(name: str, data_dir: str | None):
       'NAME[/CONFIG][:VERSION], or one prepared in '
       f'{data_dir or tfds.core.constants.DATA_DIR} (data.data_dir)'
     ) from error
-  except (ValueError, AssertionError, RuntimeError) as error:
+  except (ValueError, AssertionError, RuntimeError, ImportError) as error:
     reason = ' '.join(str(error).split())
     raise UserError(f'data set {name!r} (data.name): {reason}') from error
 

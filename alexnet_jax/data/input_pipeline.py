@@ -85,7 +85,7 @@ def train_batches(
     return {'image': image, 'label': tf.cast(example['label'], tf.int32)}
 
   batches = _map(examples, view).batch(local_size, drop_remainder=True)
-  yield from _iterate(batches, examples, local_size)
+  yield from iterate(batches, examples, local_size)
 
 
 def eval_batches(
@@ -137,7 +137,7 @@ def eval_batches(
     batches.element_spec,
   )
   done = 0
-  for batch in _iterate(batches, examples, local_size):
+  for batch in iterate(batches, examples, local_size):
     yield _pad(batch, blank, local_size)
     done += 1
   for _ in range(done, num_batches):
@@ -162,10 +162,19 @@ def _pad(batch: Batch, blank: Batch, size: int) -> Batch:
   }
 
 
-def _iterate(
+def iterate(
   batches: tf.data.Dataset, examples: tf.data.Dataset, size: int
 ) -> Iterator[Batch]:
-  """The batches as NumPy; an undecodable picture is named."""
+  """The batches as NumPy; an undecodable picture is named.
+
+  Args:
+    batches: of decoded pictures.
+    examples: what they were made of, `(position, example)`, in that order.
+    size: of the batches.
+
+  Raises:
+    UserError: a picture cannot be decoded; its key is named.
+  """
   iterator = batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
   position = 0
   while True:

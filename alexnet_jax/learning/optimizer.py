@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 Schedule = Callable[[jax.Array | int], jax.Array]
@@ -106,12 +107,17 @@ def plateau_decay(config: Any) -> optax.GradientTransformationExtraArgs:
     config: `config.optimizer`: `drop_factor`, `plateau_patience` (evaluations
       without improvement), `plateau_max_drops`, `plateau_min_improvement`.
   """
+  # Rounded as the drops themselves are, in float32: else one more of the last
+  # bit alone would follow the last.
+  min_scale = np.float32(1)
+  for _ in range(config.plateau_max_drops):
+    min_scale *= np.float32(config.drop_factor)
   return optax.contrib.reduce_on_plateau(
     factor=config.drop_factor,
     patience=config.plateau_patience,
     rtol=0.0,
     atol=config.plateau_min_improvement,
-    min_scale=config.drop_factor**config.plateau_max_drops,
+    min_scale=float(min_scale),
   )
 
 
