@@ -1,5 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
+import contextlib
 import functools
 import math
 import os
@@ -387,4 +388,8 @@ class _StopSignals:
     if self.signal and number == signal.SIGINT:
       os._exit(128 + number)
     self.signal = number
-    writer.say(f'{signal.Signals(number).name}: saving after this step ...')
+    # Not `say`: the signal may have come while a line was being written, and
+    # Python's streams refuse a second one within the first.
+    name = signal.Signals(number).name
+    with contextlib.suppress(OSError):
+      os.write(1, f'{name}: saving after this step ...\n'.encode())

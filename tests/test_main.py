@@ -1,5 +1,6 @@
 """Whole runs, as a person types them, in processes of their own."""
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,8 @@ import sys
 
 import numpy as np
 import pytest
+
+from alexnet_jax import train, writer
 
 CONFIG = 'configs/digits.py'
 
@@ -155,6 +158,24 @@ def test_stopped_within_an_epoch_and_gone_on(whole, tiny_dir, tmp_path):
   expected = results(whole[0])
   assert results(workdir) == expected
   assert metrics(workdir) == metrics(whole[0])
+
+
+def test_a_signal_while_a_line_is_written(monkeypatch):
+  class Terminal(io.RawIOBase):
+    def writable(self):
+      return True
+
+    def write(self, data):
+      signal.raise_signal(signal.SIGTERM)
+      return len(data)
+
+  stdout = io.TextIOWrapper(io.BufferedWriter(Terminal()))
+  monkeypatch.setattr('sys.stdout', stdout)
+  with train._StopSignals() as stop:
+    writer.say('epoch 1')
+    assert stop.agreed() == signal.SIGTERM
+    monkeypatch.undo()
+    stdout.detach()
 
 
 def test_made_longer(whole, tiny_dir, tmp_path):
