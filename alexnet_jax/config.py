@@ -1,6 +1,7 @@
 """Configs: loaded, checked, and compared with the one a workdir was made by."""
 
 import difflib
+import fnmatch
 import json
 import math
 import os
@@ -33,10 +34,17 @@ _FREE_FIELDS = (
 _CHOICES = {
   'model.name': tuple(ARCHITECTURES),
   'model.dtype': ('float32', 'bfloat16'),
+  'model.dropout_scaling': ('train', 'test'),
   'data.resize': ('short_side', 'warp'),
   'data.mean_crop': ('center', 'same'),
   'data.lighting': ('sqrt_eigenvalue', 'eigenvalue', 'none'),
-  'optimizer.schedule': ('plateau', 'step', 'constant'),
+  'data.train_crop': ('random', 'random_resized'),
+  'optimizer.schedule': (
+    'plateau',
+    'step',
+    'discrete_exponential',
+    'constant',
+  ),
   'eval.crops': (1, 10),
 }
 
@@ -59,7 +67,18 @@ _AT_LEAST = {
   'optimizer.warmup_epochs': 0,
   'optimizer.plateau_patience': 1,
   'optimizer.plateau_max_drops': 0,
+  'optimizer.exponential_steps': 2,
+  'data.lighting_epochs': 0,
 }
+
+_PARAMETER_KINDS = ('kernel', 'bias')
+_RULE_KEYS = (
+  'params',
+  'from_epoch',
+  'learning_rate',
+  'multiplier',
+  'weight_decay',
+)
 
 
 def absolute(directory: str) -> epath.Path:
@@ -194,6 +213,7 @@ def validate(config: Config, mode: str = 'train') -> None:
     raise UserError(f'model.dropout_rate is {rate}: at least 0, below 1')
   if mode == 'train':
     _check_optimizer(config.optimizer)
+    _check_rules(config)
     _check_colors(config.data)
     _check_sizes(config)
 
@@ -246,6 +266,57 @@ def _check_optimizer(optimizer: Config) -> None:
     raise UserError(
       f'optimizer.drop_epochs is {epochs!r}: positive numbers, such as (30, 60)'
     )
+  if optimizer.exponential_factor <= 0:
+    raise UserError(
+      f'optimizer.exponential_factor is {optimizer.exponential_factor}: above '
+      '0 needed'
+    )
+
+
+def _check_rules(config: Config) -> None:
+  layers = ARCHITECTURES[config.model.name].layer_names
+  for layer in config.optimizer.frozen_layers:
+    if layer not in layers:
+      raise UserError(
+        f'optimizer.frozen_layers has {layer!r}: the layers of '
+        f'{config.model.name!r} are {", ".join(layers)}'
+      )
+  names = [f'{layer}/{kind}' for layer in layers for kind in _PARAMETER_KINDS]
+  for i, rule in enumerate(config.optimizer.rules):
+    where = f'optimizer.rules[{i}] is {rule!r}'
+    if not isinstance(rule, dict) or not isinstance(rule.get('params'), str):
+      raise UserError(
+        f"{where}: a dict with 'params', such as {{'params': '*/bias', "
+        "'multiplier': 2.0}}"
+      )
+    unknown = sorted(rule.keys() - set(_RULE_KEYS))
+    if unknown:
+      raise UserError(
+        f'{where}: unknown {unknown[0]!r}; there are {", ".join(_RULE_KEYS)}'
+      )
+    effects = rule.keys() - {'params', 'from_epoch'}
+    if not effects or {'learning_rate', 'multiplier'} <= effects:
+      raise UserError(
+        f'{where}: one of learning_rate and multiplier, or weight_decay, or '
+        'one of them and weight_decay'
+      )
+    for key in rule.keys() - {'params'}:
+      value = rule[key]
+      if not _number(value) or value < 0:
+        raise UserError(f'{where}: {key} must be a number of at least 0')
+    if not fnmatch.filter(names, rule['params']):
+      raise UserError(
+        f'{where}: no parameter of {config.model.name!r} is called so; they '
+        f'are {names[0]}, {names[1]}, ... {names[-1]}'
+      )
+
+
+def _number(value: Any) -> bool:
+  return (
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and math.isfinite(value)
+  )
 
 
 def _check_colors(data: Config) -> None:
@@ -267,12 +338,17 @@ def _numbers(value: Any) -> bool:
   return (
     isinstance(value, tuple | list)
     and len(value) == 3
-    and all(isinstance(v, int | float) for v in value)
+    and all(_number(v) for v in value)
   )
 
 
 def _check_sizes(config: Config) -> None:
   data = config.data
+  if (data.train_crop, data.mean_crop) == ('random_resized', 'same'):
+    raise UserError(
+      "data.mean_crop 'same' needs data.train_crop 'random': no part of the "
+      'mean image lies under a crop that was resized'
+    )
   if data.crop_size > data.resize_size:
     raise UserError(
       f'data.crop_size {data.crop_size} is larger than data.resize_size '
@@ -311,6 +387,11 @@ def check_workdir(
     UserError: it holds a run whose result would be another's, with the diff.
   """
   saved = read_config(workdir)
+  if saved is not None and 'converted_from' in saved:
+    raise UserError(
+      f'{workdir} holds converted weights: give another --workdir, and '
+      f'--config.init_from={workdir} to start from them'
+    )
   if saved is None:
     if (workdir / 'checkpoints').exists():
       raise UserError(
@@ -326,6 +407,12 @@ def check_workdir(
     )
   before = num_train_steps(saved, steps_per_epoch)
   now = num_train_steps(config, steps_per_epoch)
+  if now != before and config.optimizer.schedule == 'discrete_exponential':
+    raise UserError(
+      f'{workdir} holds a run of {before} steps, not {now}: under '
+      "optimizer.schedule 'discrete_exponential' the rate depends on the "
+      'length (num_train_steps, num_epochs)'
+    )
   if now < before:
     raise UserError(
       f'{workdir} holds a run of {before} steps: num_train_steps (or '

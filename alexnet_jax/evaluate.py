@@ -20,9 +20,11 @@ from alexnet_jax.model import ARCHITECTURES, AlexNet
 
 def build_model(config: config_lib.Config) -> AlexNet:
   """The network that `config.model` names."""
-  architecture = ARCHITECTURES[config.model.name]
+  architecture = ARCHITECTURES[config.model.name].with_dropout(
+    scale_at=config.model.dropout_scaling
+  )
   if config.model.dropout_rate is not None:
-    architecture = architecture.with_dropout(config.model.dropout_rate)
+    architecture = architecture.with_dropout(rate=config.model.dropout_rate)
   return AlexNet(
     architecture,
     num_classes=config.model.num_classes,

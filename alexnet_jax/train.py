@@ -51,13 +51,11 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   total_steps = config_lib.num_train_steps(config, steps_per_epoch)
   model = evaluate.build_model(config)
   tx = optimizer.paper_sgd(
-    momentum=config.optimizer.momentum,
-    weight_decay=config.optimizer.weight_decay,
-    bias_multiplier=config.optimizer.bias_multiplier,
-    decay_biases=config.optimizer.decay_biases,
+    config.optimizer.momentum, config.optimizer.rate_in_velocity
   )
   plateau = optimizer.plateau_decay(config.optimizer)
-  schedule = optimizer.learning_rate_schedule(config.optimizer, steps_per_epoch)
+  lengths = steps_per_epoch, total_steps
+  schedule = optimizer.learning_rate_schedule(config.optimizer, *lengths)
 
   per_device = config.batch_size // jax.device_count()
   writer.banner(
@@ -93,7 +91,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     p_train_step = steps.p_train_step(
       model=model,
       tx=tx,
-      schedule=schedule,
+      rates=optimizer.rates_of(config.optimizer, *lengths),
       dropout_key=jax.random.key(config.seed + 1),
     )
     log = writer.Writer(workdir, step)
@@ -302,6 +300,9 @@ def _make_preprocessing(config, dataset, identity) -> preprocess.Preprocessing:
     flip=data.flip,
     lighting=data.lighting,
     lighting_std=data.lighting_std,
+    lighting_epochs=data.lighting_epochs,
+    lighting_rescale=data.lighting_rescale,
+    train_crop=data.train_crop,
     eigenvalues=stats and stats.eigenvalues,
     eigenvectors=stats and stats.eigenvectors,
     color_stats=identity,

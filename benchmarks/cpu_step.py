@@ -78,6 +78,10 @@ def _plain_op(op, x, train):
 def compile_step(model, variables, batch):
   """A compiled step `(params, opt_state, batch) -> (params, opt_state)`."""
   tx = optimizer.paper_sgd()
+  rates = optimizer.Rates(
+    jax.tree.map(lambda _: 1e-6, variables['params']),
+    jax.tree.map(lambda _: 5e-4, variables['params']),
+  )
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
   def step(params, opt_state, images, labels):
@@ -93,7 +97,7 @@ def compile_step(model, variables, batch):
       ).mean()
 
     grads = jax.grad(loss_fn)(params)
-    updates, opt_state = tx.update(grads, opt_state, params, learning_rate=1e-6)
+    updates, opt_state = tx.update(grads, opt_state, params, rates=rates)
     return optax.apply_updates(params, updates), opt_state
 
   params = jax.tree.map(jnp.copy, variables['params'])

@@ -28,6 +28,10 @@ def get_config() -> ml_collections.ConfigDict:
   model.dtype = 'float32'
   # Replaces every dropout rate of the network; 0 turns dropout off.
   model.dropout_rate = config_dict.placeholder(float)
+  # train: kept units are divided by 1 - rate (Caffe, PyTorch, everyone since).
+  # test: all units are multiplied by it (the paper, its code, cuda-convnet);
+  # at the same weights and rates that is another training.
+  model.dropout_scaling = 'train'
 
   config.data = data = ml_collections.ConfigDict()
   # NAME[/CONFIG][:VERSION], as TFDS has it.
@@ -42,11 +46,19 @@ def get_config() -> ml_collections.ConfigDict:
   data.resize_size = 256
   # The paper prints 224; without padding only 227 gives its 55 x 55 maps.
   data.crop_size = 227
+  # Training views: random (a crop of the resized square, the paper) or
+  # random_resized (any 8 to 100% of the picture, torchvision).
+  data.train_crop = 'random'
   data.flip = True
   # PCA lighting: sqrt_eigenvalue (what the authors' code did), eigenvalue (the
   # paper's text, on pixels scaled to [0, 1]: what many ports do), or none.
   data.lighting = 'sqrt_eigenvalue'
   data.lighting_std = 0.1
+  # The epoch, from 0, at which it is turned off; None: never.
+  data.lighting_epochs = config_dict.placeholder(int)
+  # Whether training pixels are divided by 1 + lighting_std while it is on, as
+  # in the authors' code.
+  data.lighting_rescale = False
   # Subtracted, in grey levels: image (the training set's mean image), channel
   # (its mean colour), or three numbers.
   data.mean = config_dict.FieldReference('image', field_type=object)
@@ -63,15 +75,24 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.learning_rate = 0.01
   optimizer.momentum = 0.9
   optimizer.weight_decay = 5e-4
-  # Whether biases decay too, and how much faster than weights they learn
-  # (1 in the paper's text; the authors' code and Caffe have False and 2).
-  optimizer.decay_biases = True
-  optimizer.bias_multiplier = 1.0
+  # v <- .9 v - lr (g + decay w), w <- w + v: the paper, cuda-convnet, Caffe.
+  # False is PyTorch's: v <- .9 v + g + decay w, w <- w - lr v.
+  optimizer.rate_in_velocity = True
+  # What some parameters do otherwise. Each rule names `params` (a pattern such
+  # as '*/bias' or 'conv1/*') and any of `learning_rate` (in place of the
+  # schedule), `multiplier` (of the schedule) and `weight_decay`, from the start
+  # or `from_epoch` on; the last that applies counts. Rate 0 freezes.
+  #   ({'params': '*/bias', 'multiplier': 2.0, 'weight_decay': 0.0},)
+  optimizer.rules = ()
+  # Layers that keep the parameters they start with, such as ('conv1',).
+  optimizer.frozen_layers = ()
   # Linear, from 0; the paper has none.
   optimizer.warmup_epochs = 0.0
   # plateau: drop when the validation error has not improved for
   # plateau_patience evaluations, at most plateau_max_drops times.
-  # step: drop at each of drop_epochs. constant: never.
+  # step: drop at each of drop_epochs. discrete_exponential: cuda-convnet2's,
+  # from learning_rate down by exponential_factor in exponential_steps equal
+  # parts of the training. constant: never.
   optimizer.schedule = 'plateau'
   optimizer.drop_factor = 0.1
   optimizer.plateau_patience = 5
@@ -79,6 +100,8 @@ def get_config() -> ml_collections.ConfigDict:
   # As a fraction of the images: less than this is no improvement.
   optimizer.plateau_min_improvement = 1e-4
   optimizer.drop_epochs = ()
+  optimizer.exponential_factor = 250.0
+  optimizer.exponential_steps = 4
 
   config.eval = ml_collections.ConfigDict()
   # Global; any number (the last batch is filled up).
@@ -95,7 +118,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Latest ones kept, besides the best.
   config.checkpoint.keep = 1
 
-  # A workdir whose best parameters training starts from; empty: from scratch.
+  # A run's or a converted workdir from whose best parameters training starts,
+  # with a new last layer where the classes are not as many. Empty: none.
   config.init_from = ''
   # A config that sets a field which is not here is mistyped.
   return config.lock()

@@ -18,5 +18,7 @@ from configs import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-  # The defaults are this run.
-  return default.get_config()
+  config = default.get_config()
+  # "At test time, we use all the neurons but multiply their outputs by 0.5."
+  config.model.dropout_scaling = 'test'
+  return config

@@ -141,6 +141,12 @@ def test_order_and_constants(name):
   assert padding == [first.get(name, (0, 0)), (2, 2), *[(1, 1)] * 3]
 
 
+def apply(model, variables, images, **options):
+  """`model.apply`, compiled: op by op it takes many times as long."""
+  run = jax.jit(model.apply, static_argnames=('train', 'method'))
+  return run(variables, images, **options)
+
+
 def small(name, **changes):
   """A narrow network of the same operations, quick to run."""
   architecture = ARCHITECTURES[name]
@@ -155,18 +161,16 @@ def small(name, **changes):
   return dataclasses.replace(architecture, layers=layers, **changes)
 
 
-@pytest.mark.parametrize(
-  ('name', 'dtype'),
-  [*((name, jnp.float32) for name in PARAMETERS), ('paper', jnp.bfloat16)],
-)
-def test_logits_and_features(name, dtype):
-  model = AlexNet(small(name), num_classes=7, dtype=dtype)
+# What the numbers are is compared with PyTorch in test_parity.py.
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_logits_and_features(dtype):
+  model = AlexNet(small('paper'), num_classes=7, dtype=dtype)
   images = jax.random.normal(jax.random.key(1), (3, 67, 70, 3)) * 50
   variables = jax.jit(model.init)(jax.random.key(0), images)
-  logits = jax.jit(model.apply)(variables, images)
+  logits = apply(model, variables, images)
   assert logits.shape == (3, 7)
   assert logits.dtype == jnp.float32
-  features = model.apply(variables, images, method='features')
+  features = apply(model, variables, images, method='features')
   assert features.shape == (3, 256)
   assert features.dtype == dtype
   assert (features >= 0).all()
@@ -182,8 +186,8 @@ def test_bfloat16_stays_near_float32():
   images = jax.random.normal(jax.random.key(1), (4, 67, 67, 3)) * 50
   model = AlexNet(small('paper'), num_classes=7)
   variables = jax.jit(model.init)(jax.random.key(0), images)
-  exact = model.apply(variables, images)
-  rounded = model.clone(dtype=jnp.bfloat16).apply(variables, images)
+  exact = apply(model, variables, images)
+  rounded = apply(model.clone(dtype=jnp.bfloat16), variables, images)
   np.testing.assert_allclose(
     rounded, exact, atol=0.03 * float(jnp.abs(exact).max())
   )
@@ -196,11 +200,51 @@ def test_dropout_is_on_in_training_only():
 
   def train(model, key):
     rngs = {'dropout': jax.random.key(key)}
-    return model.apply(variables, images, train=True, rngs=rngs)
+    return apply(model, variables, images, train=True, rngs=rngs)
 
   assert not np.allclose(train(model, 0), train(model, 1))
-  model = model.clone(architecture=model.architecture.with_dropout(0.0))
-  np.testing.assert_array_equal(train(model, 0), model.apply(variables, images))
+  model = model.clone(architecture=model.architecture.with_dropout(rate=0.0))
+  np.testing.assert_array_equal(
+    train(model, 0), apply(model, variables, images)
+  )
+
+
+def test_dropout_scales_in_training_or_at_test_time():
+  images = jax.random.normal(jax.random.key(1), (2, 67, 67, 3)) * 50
+  inverted = AlexNet(small('paper').with_dropout(rate=0.25), num_classes=7)
+  variables = jax.jit(inverted.init)(jax.random.key(0), images)
+  papers = inverted.clone(
+    architecture=inverted.architecture.with_dropout(scale_at='test')
+  )
+  # Kernels of the layers that see a dropout: the same network at 3/4 of them.
+  scaled = dict(variables['params'])
+  for layer in ('fc7', 'fc8'):
+    scaled[layer] = {
+      'kernel': 0.75 * scaled[layer]['kernel'],
+      'bias': scaled[layer]['bias'],
+    }
+  for train in (False, True):
+    found, expected = (
+      apply(
+        model,
+        {'params': params},
+        images,
+        train=train,
+        rngs={'dropout': jax.random.key(2)},
+      )
+      for model, params in (
+        (papers, variables['params']),
+        (inverted, scaled),
+      )
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
+  # fc7's output is itself, before what dropout does to it.
+  hidden = apply(papers, variables, images, method='features')
+  fc8 = variables['params']['fc8']
+  logits = apply(papers, variables, images)
+  np.testing.assert_allclose(
+    logits, 0.75 * hidden @ fc8['kernel'] + fc8['bias'], rtol=1e-4, atol=1e-3
+  )
 
 
 def test_tanh_and_a_network_of_other_layers():
@@ -216,26 +260,10 @@ def test_tanh_and_a_network_of_other_layers():
   images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3)) * 50
   variables = jax.jit(model.init)(jax.random.key(0), images)
   assert list(variables['params']) == ['conv1', 'conv2', 'conv3', 'fc4']
-  features = model.apply(variables, images, method='features')
+  features = apply(model, variables, images, method='features')
   assert float(jnp.abs(features).max()) <= 1
   assert float(features.min()) < 0
   with pytest.raises(ValueError, match='relu or tanh'):
     dataclasses.replace(base, activation='gelu')
   with pytest.raises(ValueError, match='convolutions first'):
     dataclasses.replace(base, layers=base.layers[::-1])
-
-
-@pytest.mark.parametrize('name', PARAMETERS)
-def test_every_parameter_has_a_gradient(name):
-  model = AlexNet(small(name), num_classes=7)
-  images = jax.random.normal(jax.random.key(1), (4, 67, 67, 3)) * 50
-  variables = jax.jit(model.init)(jax.random.key(0), images)
-
-  @jax.jit
-  @jax.grad
-  def gradient(variables):
-    return (model.apply(variables, images) ** 2).mean()
-
-  for leaf in jax.tree.leaves(gradient(variables)):
-    assert jnp.isfinite(leaf).all()
-    assert float(jnp.abs(leaf).max()) > 0

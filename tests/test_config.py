@@ -1,4 +1,6 @@
+import importlib
 import json
+import pathlib
 import types
 
 import jax.numpy as jnp
@@ -9,22 +11,14 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import train
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import optimizer
-from configs import (
-  cifar10,
-  default,
-  digits,
-  imagenet,
-  imagenet_onecolumn,
-  imagenette,
-)
+from configs import default
 
 
 @pytest.mark.parametrize(
-  'module',
-  [cifar10, default, digits, imagenet, imagenet_onecolumn, imagenette],
-  ids=lambda module: module.__name__,
+  'name', sorted(path.stem for path in pathlib.Path('configs').glob('*.py'))
 )
-def test_every_config_goes(module):
+def test_every_config_goes(name):
+  module = importlib.import_module(f'configs.{name}')
   config_lib.validate(module.get_config())
   assert module.__doc__
 
@@ -51,6 +45,23 @@ def test_every_config_goes(module):
     ('seed', 2**32),
     ('eval.crops', 5),
     ('eval.batch_size', 0),
+    ('data.train_crop', 'any'),
+    ('data.lighting_epochs', -1),
+    ('model.dropout_scaling', 'both'),
+    ('optimizer.exponential_factor', 0.0),
+    ('optimizer.exponential_steps', 1),
+    ('optimizer.frozen_layers', ('conv9',)),
+    ('optimizer.rules', ('*/bias',)),
+    ('optimizer.rules', ({'multiplier': 2.0},)),
+    ('optimizer.rules', ({'params': '*/bias'},)),
+    ('optimizer.rules', ({'params': '*/bias', 'rate': 2.0},)),
+    ('optimizer.rules', ({'params': '*/bias', 'multiplier': -2.0},)),
+    ('optimizer.rules', ({'params': '*/bias', 'multiplier': '2'},)),
+    ('optimizer.rules', ({'params': 'conv9/*', 'multiplier': 2.0},)),
+    (
+      'optimizer.rules',
+      ({'params': '*', 'multiplier': 2.0, 'learning_rate': 0.1},),
+    ),
   ],
 )
 def test_a_value_that_does_not_go_is_named(field, value):
@@ -59,6 +70,24 @@ def test_a_value_that_does_not_go_is_named(field, value):
   with pytest.raises(UserError, match=field) as error:
     config_lib.validate(config)
   assert '\n' not in str(error.value)
+
+
+def test_a_mean_that_lies_under_no_resized_crop():
+  config = default.get_config()
+  config.data.mean_crop = 'same'
+  config.data.train_crop = 'random_resized'
+  with pytest.raises(UserError, match='mean_crop'):
+    config_lib.validate(config)
+
+
+def test_a_schedule_of_the_whole_length_does_not_grow(workdir):
+  changes = {'optimizer.schedule': 'discrete_exponential'}
+  config = default.get_config()
+  config.update_from_flattened_dict(changes)
+  config_lib.write_config(config, workdir)
+  check(workdir, **changes)
+  with pytest.raises(UserError, match='depends on the length'):
+    check(workdir, **changes, num_epochs=91)
 
 
 @pytest.fixture

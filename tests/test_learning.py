@@ -1,4 +1,5 @@
 import functools
+import itertools
 import types
 
 import jax
@@ -6,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import torch
 from test_alexnet import small
 
 from alexnet_jax.learning import metrics, optimizer, steps
@@ -22,6 +24,9 @@ def settings(**changes):
     'plateau_patience': 2,
     'plateau_max_drops': 3,
     'plateau_min_improvement': 1e-4,
+    'weight_decay': 5e-4,
+    'rules': (),
+    'frozen_layers': (),
   }
   return types.SimpleNamespace(**{**values, **changes})
 
@@ -35,40 +40,111 @@ def layer(rng):
   }
 
 
-@pytest.mark.parametrize(
-  ('bias_multiplier', 'decay_biases'), [(1.0, True), (2.0, False)]
-)
-def test_sgd_is_the_papers(bias_multiplier, decay_biases):
-  rng = np.random.default_rng(0)
-  params = layer(rng)
-  tx = optimizer.paper_sgd(
-    weight_decay=0.05,
-    bias_multiplier=bias_multiplier,
-    decay_biases=decay_biases,
-  )
+def updates_of(tx, rates, params, num_steps):
+  """Parameters after so many updates, and the gradients, in float64."""
+  rng = np.random.default_rng(1)
   state = tx.init(params)
+  all_grads = []
+  for step in range(num_steps):
+    grads = layer(rng)
+    all_grads.append({k: np.float64(g) for k, g in grads['conv1'].items()})
+    updates, state = tx.update(
+      grads, state, params, rates=rates(params, step, 1.0)
+    )
+    params = optax.apply_updates(params, updates)
+  return params['conv1'], all_grads
+
+
+def test_sgd_is_the_papers():
+  params = layer(np.random.default_rng(0))
+  config = settings(
+    schedule='step',
+    drop_epochs=(2,),
+    weight_decay=0.05,
+    rules=({'params': '*/bias', 'multiplier': 2.0, 'weight_decay': 0.0},),
+  )
+  rates = optimizer.rates_of(config, steps_per_epoch=10, total_steps=40)
+  done, all_grads = updates_of(optimizer.paper_sgd(), rates, params, 40)
   w = {k: np.float64(v) for k, v in params['conv1'].items()}
   v = {k: np.zeros_like(x) for k, x in w.items()}
-  for step in range(40):
+  for step, g in enumerate(all_grads):
     rate = 0.1 if step < 20 else 0.01
-    grads = layer(rng)
-    updates, state = tx.update(grads, state, params, learning_rate=rate)
-    params = optax.apply_updates(params, updates)
-    for k in w:
-      multiplier = bias_multiplier if k == 'bias' else 1.0
-      decay = 0.0 if k == 'bias' and not decay_biases else 0.05
-      g = np.float64(grads['conv1'][k])
-      v[k] = (
-        0.9 * v[k] - decay * multiplier * rate * w[k] - multiplier * rate * g
-      )
-      w[k] = w[k] + v[k]
+    v['kernel'] = (
+      0.9 * v['kernel'] - 0.05 * rate * w['kernel'] - rate * g['kernel']
+    )
+    v['bias'] = 0.9 * v['bias'] - 2 * rate * g['bias']
+    w = {k: w[k] + v[k] for k in w}
   for k in w:
-    np.testing.assert_allclose(params['conv1'][k], w[k], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(done[k], w[k], rtol=1e-5, atol=1e-6)
+
+
+def test_sgd_is_pytorchs():
+  params = layer(np.random.default_rng(0))
+  config = settings(schedule='step', drop_epochs=(2,), weight_decay=0.05)
+  rates = optimizer.rates_of(config, steps_per_epoch=10, total_steps=40)
+  tx = optimizer.paper_sgd(rate_in_velocity=False)
+  done, all_grads = updates_of(tx, rates, params, 40)
+  for kind, expected in params['conv1'].items():
+    w = torch.tensor(np.asarray(expected), requires_grad=True)
+    sgd = torch.optim.SGD([w], lr=0.1, momentum=0.9, weight_decay=0.05)
+    drop = torch.optim.lr_scheduler.StepLR(sgd, step_size=20, gamma=0.1)
+    for g in all_grads:
+      w.grad = torch.tensor(g[kind], dtype=torch.float32)
+      sgd.step()
+      drop.step()
+    np.testing.assert_allclose(
+      done[kind], w.detach().numpy(), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize('rate_in_velocity', [True, False])
+def test_a_frozen_parameter_does_not_move(rate_in_velocity):
+  params = layer(np.random.default_rng(0))
+  config = settings(
+    rules=(
+      {'params': 'conv1/bias', 'from_epoch': 1, 'learning_rate': 0.0},
+      {'params': 'conv1/kernel', 'learning_rate': 0.0},
+      {'params': 'conv1/kernel', 'from_epoch': 2.5, 'multiplier': 0.5},
+    )
+  )
+  rates = optimizer.rates_of(config, steps_per_epoch=2, total_steps=8)
+  tx = optimizer.paper_sgd(rate_in_velocity=rate_in_velocity)
+  after = [updates_of(tx, rates, params, n)[0] for n in range(8)]
+  moves = {
+    kind: [
+      bool(np.any(a[kind] != b[kind])) for a, b in itertools.pairwise(after)
+    ]
+    for kind in ('kernel', 'bias')
+  }
+  # From step 2 it stands still, though its velocity is not zero.
+  assert moves['bias'] == [True, True, *[False] * 5]
+  assert moves['kernel'] == [*[False] * 5, True, True]
+
+
+def test_frozen_layers_come_last():
+  config = settings(
+    rules=({'params': '*', 'learning_rate': 0.3},), frozen_layers=('conv1',)
+  )
+  params = {**layer(np.random.default_rng(0)), 'fc2': {'bias': jnp.zeros(3)}}
+  rates = optimizer.rates_of(config, 1, 1)(params, 0)
+  assert rates.learning_rate == {
+    'conv1': {'kernel': 0.0, 'bias': 0.0},
+    'fc2': {'bias': 0.3},
+  }
+  assert set(jax.tree.leaves(rates.weight_decay)) == {5e-4}
+
+
+def test_a_plateau_scales_what_follows_the_schedule():
+  config = settings(rules=({'params': '*/bias', 'learning_rate': 0.3},))
+  rates = optimizer.rates_of(config, 1, 1)
+  rate = rates(layer(np.random.default_rng(0)), 0, 0.1).learning_rate['conv1']
+  assert float(rate['kernel']) == pytest.approx(0.01)
+  assert float(rate['bias']) == pytest.approx(0.3)
 
 
 def test_step_schedule_and_warmup():
   schedule = optimizer.learning_rate_schedule(
-    settings(schedule='step', drop_epochs=(3, 5), warmup_epochs=0.5), 10
+    settings(schedule='step', drop_epochs=(3, 5), warmup_epochs=0.5), 10, 60
   )
   rates = np.array([float(schedule(step)) for step in range(60)])
   expected = np.full(60, 0.1)
@@ -79,7 +155,9 @@ def test_step_schedule_and_warmup():
 
 
 def test_constant_ignores_drops():
-  schedule = optimizer.learning_rate_schedule(settings(drop_epochs=(1,)), 10)
+  schedule = optimizer.learning_rate_schedule(
+    settings(drop_epochs=(1,)), 10, 60
+  )
   assert float(schedule(0)) == float(schedule(1000)) == np.float32(0.1)
 
 
@@ -146,7 +224,7 @@ def test_equal_scores_are_no_hit_but_for_the_first():
 
 def train(num_devices, num_steps, dropout_rate):
   """Losses of each step, and the last state, on so many devices."""
-  architecture = small('paper').with_dropout(dropout_rate)
+  architecture = small('paper').with_dropout(rate=dropout_rate)
   model = AlexNet(architecture, num_classes=5)
   tx = optimizer.paper_sgd()
   plateau = optimizer.plateau_decay(settings())
@@ -161,9 +239,7 @@ def train(num_devices, num_steps, dropout_rate):
       steps.train_step,
       model=model,
       tx=tx,
-      schedule=optimizer.learning_rate_schedule(
-        settings(learning_rate=0.001), 100
-      ),
+      rates=optimizer.rates_of(settings(learning_rate=0.001), 100, 100),
       dropout_key=jax.random.key(1),
     ),
     axis_name=steps.AXIS,
@@ -246,7 +322,7 @@ def test_devices_drop_different_units():
         steps.train_step,
         model=model,
         tx=tx,
-        schedule=lambda step: 0.0,
+        rates=optimizer.rates_of(settings(), 100, 100),
         dropout_key=jax.random.key(1),
       ),
       axis_name=steps.AXIS,

@@ -187,3 +187,87 @@ def test_json_round_trip():
   for field in dataclasses.fields(p):
     ours, theirs = getattr(p, field.name), getattr(again, field.name)
     np.testing.assert_array_equal(ours, theirs)
+
+
+def test_random_resized_crop_is_torchvisions():
+  """Against its algorithm, drawn with NumPy: the same distribution."""
+  height, width, draws = 60, 150, 4000
+  draw = tf.function(lambda a, b: preprocess._random_part(height, width, a, b))
+  parts = np.stack(
+    [np.stack(draw(seed(2 * i), seed(2 * i + 1))) for i in range(draws)]
+  )
+  tops, lefts, heights, widths = parts.T
+  assert (tops >= 0).all()
+  assert (tops + heights <= height).all()
+  assert (lefts >= 0).all()
+  assert (lefts + widths <= width).all()
+
+  rng = np.random.default_rng(0)
+
+  def one():
+    for _ in range(10):
+      area = height * width * rng.uniform(0.08, 1)
+      ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+      w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+      if 0 < w <= width and 0 < h <= height:
+        top = rng.integers(0, height - h + 1)
+        return top, rng.integers(0, width - w + 1), h, w
+    # The picture is wider than 4/3: its middle of that shape.
+    return 0, (width - 80) // 2, height, 80
+
+  expected = np.array([one() for _ in range(draws)])
+  for ours, theirs in zip(parts.T, expected.T, strict=True):
+    at = np.linspace(0, 1, 21)
+    error = np.abs(np.quantile(ours, at[1:-1]) - np.quantile(theirs, at[1:-1]))
+    # Quantiles of 4000 draws, in a picture of 150 pixels.
+    assert error.max() < 6
+    np.testing.assert_allclose(ours.mean(), theirs.mean(), atol=1.5)
+
+
+@pytest.mark.parametrize(
+  ('shape', 'expected'),
+  [((10, 1000), (0, 493, 10, 13)), ((1000, 10), (493, 0, 13, 10))],
+)
+def test_a_part_of_a_picture_that_no_draw_fits(shape, expected):
+  # At 100:1 even the smallest part is too high: its middle, 4:3 or 3:4.
+  part = preprocess._random_part(*shape, seed(1), seed(2))
+  assert tuple(int(x) for x in part) == expected
+
+
+def test_random_resized_view(photographs):
+  encoded = encode(photographs[0][:90, :120], form='PNG')
+  p = dataclasses.replace(
+    PLAIN, train_crop='random_resized', mean=np.array([10.0, 20, 30])
+  )
+  view = preprocess.train_view(encoded, seed(1), p)
+  assert view.shape == (32, 32, 3)
+  others = [preprocess.train_view(encoded, seed(i), p) for i in range(2, 6)]
+  assert all(np.abs(view - other).max() > 1 for other in others)
+  np.testing.assert_array_equal(
+    view, preprocess.train_view(encoded, seed(1), p)
+  )
+  # Evaluation does not see it.
+  np.testing.assert_array_equal(
+    preprocess.eval_views(encoded, p, 1),
+    preprocess.eval_views(
+      encoded, dataclasses.replace(p, train_crop='random'), 1
+    ),
+  )
+
+
+def test_lighting_that_rescales_and_ends(photographs):
+  encoded, pixels = square(photographs)
+  p = dataclasses.replace(
+    PLAIN, crop_size=40, lighting='sqrt_eigenvalue', lighting_epochs=3
+  )
+  lit = preprocess.train_view(encoded, seed(3), p)
+  rescaled = dataclasses.replace(p, lighting_rescale=True)
+  np.testing.assert_allclose(
+    preprocess.train_view(encoded, seed(3), rescaled), lit / 1.1, rtol=1e-5
+  )
+  for epoch in (0, 2):
+    assert preprocess.at_epoch(rescaled, epoch) == rescaled
+  off = preprocess.at_epoch(rescaled, 3)
+  np.testing.assert_array_equal(
+    preprocess.train_view(encoded, seed(3), off), pixels
+  )

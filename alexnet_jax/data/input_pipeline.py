@@ -78,6 +78,7 @@ def train_batches(
     examples = examples.filter(
       lambda position, _: position % batch_size // local_size == process_index
     )
+  preprocessing = preprocess.at_epoch(preprocessing, epoch)
 
   def view(position, example):
     seed = tf.stack([tf.constant(epoch_seed, tf.int64), position])

@@ -12,6 +12,10 @@ import numpy as np
 import tensorflow as tf
 
 _PIXEL_RANGE = 255.0
+# torchvision's RandomResizedCrop: draws, share of the area, width / height.
+_ATTEMPTS = 10
+_AREA = (0.08, 1.0)
+_RATIO = (3 / 4, 4 / 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +23,9 @@ class Preprocessing:
   """All that a picture needs to become an input: what training learned.
 
   Attributes:
-    dataset: full name of the training set.
-    class_names: by label.
+    dataset: full name of the training set; None where weights were converted
+      and nothing tells.
+    class_names: by label; empty where nothing tells.
     resize: 'short_side' (then the central square) or 'warp'.
     resize_size: side of that square, in pixels.
     crop_size: side of the network's input, in pixels.
@@ -34,13 +39,17 @@ class Preprocessing:
     lighting: 'sqrt_eigenvalue', 'eigenvalue' or 'none'; see
       `lighting_offset`.
     lighting_std: deviation of the lighting's three random numbers.
+    lighting_epochs: the epoch, from 0, at which it is turned off; None: never.
+    lighting_rescale: whether pixels are divided by `1 + lighting_std` while it
+      is on, so that they spread as far as without it (the authors' code).
+    train_crop: 'random' or 'random_resized'; see `train_view`.
     eigenvalues: variances along the principal components of the training
       set's RGB pixels, `[3]` in grey levels squared; None where not computed.
     eigenvectors: the components, in columns, `[3, 3]`.
     color_stats: what mean and components were computed over (`color_stats`).
   """
 
-  dataset: str
+  dataset: str | None
   class_names: tuple[str, ...]
   resize: str
   resize_size: int
@@ -51,6 +60,9 @@ class Preprocessing:
   flip: bool
   lighting: str
   lighting_std: float
+  lighting_epochs: int | None = None
+  lighting_rescale: bool = False
+  train_crop: str = 'random'
   eigenvalues: np.ndarray | None = None
   eigenvectors: np.ndarray | None = None
   color_stats: dict[str, Any] | None = None
@@ -132,6 +144,66 @@ def random_crop_offset(
   return top, left
 
 
+def random_resized_crop(
+  image: tf.Tensor, size: int, seed: tf.Tensor
+) -> tf.Tensor:
+  """A random part of a picture, resized (torchvision's RandomResizedCrop).
+
+  Its area is 8 to 100% of the picture's, uniformly, and its width 3/4 to 4/3 of
+  its height, uniformly in the logarithm. The first of ten draws that fits is
+  taken; if none does, the largest central part of such a shape.
+
+  Args:
+    image: `[H, W, 3]`.
+    size: of the result, in pixels.
+    seed: a stateless seed, `[2]`.
+
+  Returns:
+    float32 `[size, size, 3]`; bilinear, antialiased when it shrinks.
+  """
+  shape_seed, place_seed = tf.unstack(
+    tf.random.split(seed, num=2, alg='philox')
+  )
+  top, left, height, width = _random_part(
+    tf.shape(image)[0], tf.shape(image)[1], shape_seed, place_seed
+  )
+  part = tf.slice(image, [top, left, 0], [height, width, -1])
+  part = tf.image.resize(part, [size, size], antialias=True)
+  return tf.ensure_shape(part, [size, size, 3])
+
+
+def _random_part(full_height, full_width, shape_seed, place_seed):
+  """Top, left, height and width of a part, in pixels."""
+  h, w = tf.cast(full_height, tf.float32), tf.cast(full_width, tf.float32)
+  u = tf.random.stateless_uniform([2, _ATTEMPTS], shape_seed, alg='philox')
+  area = h * w * (_AREA[0] + u[0] * (_AREA[1] - _AREA[0]))
+  log_ratio = np.log(_RATIO, dtype=np.float32)
+  ratio = tf.exp(log_ratio[0] + u[1] * (log_ratio[1] - log_ratio[0]))
+  widths, heights = (
+    tf.round(tf.sqrt(area * ratio)),
+    tf.round(tf.sqrt(area / ratio)),
+  )
+  fits = (widths >= 1) & (widths <= w) & (heights >= 1) & (heights <= h)
+  # The fallback follows the draws: it is the first that fits where none does.
+  central_ratio = tf.clip_by_value(w / h, *_RATIO)
+  widths = tf.concat([widths, [tf.minimum(w, tf.round(h * central_ratio))]], 0)
+  heights = tf.concat(
+    [heights, [tf.minimum(h, tf.round(w / central_ratio))]], 0
+  )
+  first = tf.argmax(tf.concat([fits, [True]], 0), output_type=tf.int32)
+  width, height = widths[first], heights[first]
+  places = tf.stack([h - height, w - width]) + 1
+  v = tf.random.stateless_uniform([2], place_seed, alg='philox')
+  offset = tf.where(
+    first < _ATTEMPTS,
+    tf.minimum(tf.floor(v * places), places - 1),
+    tf.floor((places - 1) / 2),
+  )
+  return tuple(
+    tf.cast(x, tf.int32) for x in (offset[0], offset[1], height, width)
+  )
+
+
 def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
   """Mirrors `[H, W, 3]` left to right with probability one half."""
   u = tf.random.stateless_uniform([], seed, alg='philox')
@@ -209,6 +281,9 @@ def train_view(
 ) -> tf.Tensor:
   """One random view of a stored picture: crop, flip, lighting, mean, std.
 
+  The crop is one of the resized square (`train_crop` 'random', the paper) or
+  any part of the picture (`random_resized_crop`).
+
   Each picture draws for itself (the authors' code drew one crop and one flip
   for each chunk of 32).
 
@@ -223,13 +298,17 @@ def train_view(
   crop_seed, flip_seed, lighting_seed = tf.unstack(
     tf.random.split(seed, num=3, alg='philox')
   )
-  image = resize(decode(encoded), p.resize, p.resize_size)
-  top, left = random_crop_offset(
-    p.resize_size, p.resize_size, p.crop_size, crop_seed
-  )
-  if _mean_moves(p):
-    image -= tf.constant(p.mean, tf.float32)
-  image = _crop(image, top, left, p.crop_size)
+  image = decode(encoded)
+  if p.train_crop == 'random_resized':
+    image = random_resized_crop(image, p.crop_size, crop_seed)
+  else:
+    image = resize(image, p.resize, p.resize_size)
+    top, left = random_crop_offset(
+      p.resize_size, p.resize_size, p.crop_size, crop_seed
+    )
+    if _mean_moves(p):
+      image -= tf.constant(p.mean, tf.float32)
+    image = _crop(image, top, left, p.crop_size)
   if not _mean_moves(p):
     image -= _fixed_mean(p)
   if p.flip:
@@ -240,7 +319,16 @@ def train_view(
     image += lighting_offset(
       lighting_seed, p.eigenvalues, p.eigenvectors, p.lighting, p.lighting_std
     )
+    if p.lighting_rescale:
+      image /= 1 + p.lighting_std
   return image / tf.constant(p.std, tf.float32)
+
+
+def at_epoch(p: Preprocessing, epoch: int) -> Preprocessing:
+  """The same, as it is in one epoch (from 0): lighting may end at one."""
+  if p.lighting_epochs is None or epoch < p.lighting_epochs:
+    return p
+  return dataclasses.replace(p, lighting='none')
 
 
 def eval_views(encoded: tf.Tensor, p: Preprocessing, crops: int) -> tf.Tensor:

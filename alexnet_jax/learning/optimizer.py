@@ -1,7 +1,8 @@
 """The paper's SGD, its schedules, and decay on a plateau (section 5)."""
 
+import fnmatch
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,81 +12,156 @@ import optax
 Schedule = Callable[[jax.Array | int], jax.Array]
 
 
+class Rates(NamedTuple):
+  """What each parameter learns by at one step: trees like the parameters.
+
+  Attributes:
+    learning_rate: 0 holds a parameter where it is.
+    weight_decay: multiplied by the learning rate and the weight.
+  """
+
+  learning_rate: Any
+  weight_decay: Any
+
+
 def paper_sgd(
-  *,
-  momentum: float = 0.9,
-  weight_decay: float = 5e-4,
-  bias_multiplier: float = 1.0,
-  decay_biases: bool = True,
+  momentum: float = 0.9, rate_in_velocity: bool = True
 ) -> optax.GradientTransformationExtraArgs:
-  """SGD with the learning rate inside the velocity, as section 5 has it.
+  """SGD with momentum, in the paper's form (section 5) or PyTorch's.
+
+  The paper, cuda-convnet and Caffe have the learning rate inside the velocity:
 
     v <- momentum v - weight_decay lr w - lr dL/dw
     w <- w + v
 
-  `optax.sgd` multiplies by the learning rate after the velocity, so that a
-  drop of the rate also shrinks the steps already in it: after a drop the two
-  are different trainings.
+  PyTorch (and `optax.sgd`) has it outside, so that a drop of the rate also
+  shrinks the steps already in the velocity. After a drop the two are different
+  trainings:
 
-  The learning rate is given at each update:
-  `tx.update(grads, state, params, learning_rate=lr)`.
+    v <- momentum v + weight_decay w + dL/dw
+    w <- w - lr v
+
+  In either a parameter whose learning rate is 0 does not move, whatever its
+  velocity (cuda-convnet's `Weights::update` too leaves it alone).
+
+  The rates are given at each update: `tx.update(grads, state, params,
+  rates=rates)`.
 
   Args:
     momentum: share of the velocity that is kept.
-    weight_decay: as above; multiplied by the learning rate.
-    bias_multiplier: biases learn at this many times the learning rate (2 in
-      the authors' code and Caffe).
-    decay_biases: whether biases decay too.
+    rate_in_velocity: the paper's form, or PyTorch's.
   """
-  return optax.chain(
-    optax.add_decayed_weights(
-      weight_decay,
-      mask=None if decay_biases else lambda p: _select(p, 'kernel'),
-    ),
-    optax.masked(optax.scale(bias_multiplier), lambda p: _select(p, 'bias')),
-    _scale_by_given_learning_rate(),
-    optax.trace(momentum),
-  )
+  velocity = optax.trace(momentum)
+
+  def update(grads, state, params=None, *, rates, **extra_args):
+    del extra_args
+    decayed = jax.tree.map(
+      lambda g, w, decay: g + decay * w, grads, params, rates.weight_decay
+    )
+    if not rate_in_velocity:
+      v, state = velocity.update(decayed, state)
+      return jax.tree.map(lambda v, lr: -lr * v, v, rates.learning_rate), state
+    steps = jax.tree.map(lambda g, lr: -lr * g, decayed, rates.learning_rate)
+    v, state = velocity.update(steps, state)
+    moved = jax.tree.map(
+      lambda v, lr: jnp.where(lr > 0, v, 0), v, rates.learning_rate
+    )
+    return moved, state
+
+  return optax.GradientTransformationExtraArgs(velocity.init, update)
 
 
-def _select(params, leaf_name: str):
-  """A mask of the leaves of this name: `kernel` or `bias`."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, _: path[-1].key == leaf_name, params
-  )
+def rates_of(
+  config: Any, steps_per_epoch: int, total_steps: int
+) -> Callable[[Any, jax.Array | int, jax.Array | float], Rates]:
+  """The rates of each parameter by step: the schedule, and `rules` over it.
+
+  Args:
+    config: `config.optimizer`; configs/default.py says what a rule is.
+    steps_per_epoch: training steps in an epoch.
+    total_steps: of the whole training.
+
+  Returns:
+    A function of the parameters (their names matter, not their values), the
+    step (from 0) and the plateau's scale.
+  """
+  schedule = learning_rate_schedule(config, steps_per_epoch, total_steps)
+  rules = [dict(rule) for rule in config.rules]
+  rules += [
+    {'params': f'{layer}/*', 'learning_rate': 0.0}
+    for layer in config.frozen_layers
+  ]
+
+  def of_one(name, step, scheduled):
+    rate, decay = scheduled, config.weight_decay
+    for rule in rules:
+      if not fnmatch.fnmatchcase(name, rule['params']):
+        continue
+      first = round(rule.get('from_epoch', 0) * steps_per_epoch)
+      if 'learning_rate' in rule:
+        rate = _from(first, step, rule['learning_rate'], rate)
+      if 'multiplier' in rule:
+        rate = _from(first, step, rule['multiplier'] * scheduled, rate)
+      if 'weight_decay' in rule:
+        decay = _from(first, step, rule['weight_decay'], decay)
+    return rate, decay
+
+  def rates(params, step, scale=1.0):
+    scheduled = schedule(step) * scale
+    pairs = jax.tree_util.tree_map_with_path(
+      lambda path, _: of_one(param_name(path), step, scheduled), params
+    )
+    outer = jax.tree.structure(params)
+    return Rates(*jax.tree.transpose(outer, jax.tree.structure((0, 0)), pairs))
+
+  return rates
 
 
-def _scale_by_given_learning_rate() -> optax.GradientTransformationExtraArgs:
-  """Multiplies updates by `-learning_rate`, an argument of `update`."""
-
-  def update(updates, state, params=None, *, learning_rate, **extra_args):
-    del params, extra_args
-    scaled = jax.tree.map(lambda u: -learning_rate * u, updates)
-    return scaled, state
-
-  return optax.GradientTransformationExtraArgs(
-    lambda params: optax.EmptyState(), update
-  )
+def param_name(path: tuple[Any, ...]) -> str:
+  """What rules call a parameter: `conv1/kernel`."""
+  return '/'.join(key.key for key in path)
 
 
-def learning_rate_schedule(config: Any, steps_per_epoch: int) -> Schedule:
-  """The learning rate by step, before a plateau's drops.
+def _from(first: int, step, value, before):
+  """`value` from the step `first` on."""
+  return value if not first else jnp.where(step >= first, value, before)
+
+
+def learning_rate_schedule(
+  config: Any, steps_per_epoch: int, total_steps: int
+) -> Schedule:
+  """The learning rate by step, before a plateau's drops and any rules.
+
+  'discrete_exponential' is cuda-convnet's `dexp[base, tgtFactor, numSteps]`:
+  in n equal parts of the training, the rate is
+
+    learning_rate * exponential_factor ^ (-i / (n - 1)),  i = 0 .. n - 1.
 
   Args:
     config: `config.optimizer`: `learning_rate`, `warmup_epochs` (linear, from
-      0), `schedule` ('plateau', 'step' or 'constant'), and for 'step'
-      `drop_epochs` and `drop_factor`.
+      0), `schedule`, for 'step' `drop_epochs` and `drop_factor`, for
+      'discrete_exponential' `exponential_factor` and `exponential_steps` (n).
     steps_per_epoch: training steps in an epoch.
+    total_steps: of the whole training.
 
   Returns:
-    A function of the step (from 0).
+    A function of the step (from 0), or of an array of steps.
   """
-  drops = config.drop_epochs if config.schedule == 'step' else ()
-  piecewise = optax.piecewise_constant_schedule(
-    config.learning_rate,
-    # Optax drops after the boundary's step; an epoch's first step is dropped.
-    {round(epoch * steps_per_epoch): config.drop_factor for epoch in drops},
-  )
+  drops = {}
+  if config.schedule == 'step':
+    drops = {
+      round(epoch * steps_per_epoch): config.drop_factor
+      for epoch in config.drop_epochs
+    }
+  elif config.schedule == 'discrete_exponential':
+    parts = config.exponential_steps
+    drops = {
+      # The first step of the i-th part: rounded up.
+      -(-i * total_steps // parts): config.exponential_factor
+      ** (-1 / (parts - 1))
+      for i in range(1, parts)
+    }
+  piecewise = optax.piecewise_constant_schedule(config.learning_rate, drops)
   warmup_steps = round(config.warmup_epochs * steps_per_epoch)
 
   def schedule(step: jax.Array | int) -> jax.Array:

@@ -5,6 +5,7 @@ over all devices.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -71,7 +72,7 @@ def train_step(
   *,
   model: AlexNet,
   tx: optax.GradientTransformationExtraArgs,
-  schedule: optimizer.Schedule,
+  rates: Callable[..., optimizer.Rates],
   dropout_key: jax.Array,
 ) -> TrainState:
   """One step of the paper's SGD on a device's share of the batch.
@@ -81,7 +82,7 @@ def train_step(
     batch: `image` `[n, H, W, 3]` and `label` `[n]`, this device's.
     model: the network.
     tx: `optimizer.paper_sgd`.
-    schedule: `optimizer.learning_rate_schedule`.
+    rates: `optimizer.rates_of`.
     dropout_key: of the run; step and device are folded in.
 
   Returns:
@@ -108,7 +109,7 @@ def train_step(
     grads,
     state.opt_state,
     state.params,
-    learning_rate=schedule(state.step) * state.plateau.scale,
+    rates=rates(state.params, state.step, state.plateau.scale),
   )
   return state.replace(
     step=state.step + 1,

@@ -1,5 +1,7 @@
 """AlexNet as a Flax module: a straight reading of an `Architecture`."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,8 @@ class AlexNet(nn.Module):
     architecture: the network as data, one of `ARCHITECTURES` or one's own.
     num_classes: outputs of the last layer.
     dtype: of the computation, float32 or bfloat16; parameters and logits are
-      float32 in either case.
+      float32 in either case. (float64, under `jax_enable_x64`, gives float64
+      logits: for comparisons.)
   """
 
   architecture: architectures.Architecture
@@ -43,7 +46,8 @@ class AlexNet(nn.Module):
     Raises:
       ValueError: the images are too small for the network.
     """
-    return self._layers(images, train, logits=True).astype(jnp.float32)
+    logits = self._layers(images, train, logits=True)
+    return logits.astype(jnp.promote_types(self.dtype, jnp.float32))
 
   def features(self, images: jax.Array) -> jax.Array:
     """What the last layer sees: fc7 after its ReLU, without dropout.
@@ -69,13 +73,18 @@ class AlexNet(nn.Module):
       )
     x = images.astype(self.dtype)  # [N, 227, 227, 3]
     layers = list(zip(arch.layer_names, arch.layers, strict=True))
-    for name, layer in layers if logits else layers[:-1]:
+    if not logits:
+      name, layer = layers[-2]
+      # Features are what is there before a last dropout, which may scale.
+      kept = [op for op in layer.then if type(op) is not architectures.Dropout]
+      layers[-2:] = [(name, dataclasses.replace(layer, then=tuple(kept)))]
+    for name, layer in layers:
       if isinstance(layer, architectures.Conv):
         # conv1 [N, 55, 55, 96], conv2 [N, 27, 27, 256],
         # conv3..5 [N, 13, 13, 384 or 256]; see Figure 2.
         x = Conv(layer, self.dtype, name=name)(x)
       else:
-        x = x.reshape(len(x), -1)  # fc6 [N, 6 * 6 * 256]
+        x = x.reshape(x.shape[0], -1)  # fc6 [N, 6 * 6 * 256]
         x = Dense(layer, self.num_classes, self.dtype, name=name)(x)
       for op in layer.then:
         x = self._apply(op, x, train)
@@ -103,7 +112,8 @@ class AlexNet(nn.Module):
       case architectures.MaxPool():
         return max_pool(x, op.window, op.stride)
       case architectures.Dropout():
-        return nn.Dropout(op.rate, deterministic=not train)(x)
+        x = nn.Dropout(op.rate, deterministic=not train)(x)
+        return x * (1 - op.rate) if op.scale_at == 'test' else x
     raise TypeError(f'unknown operation {op!r}')
 
 

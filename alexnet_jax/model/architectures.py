@@ -19,6 +19,7 @@ one of these.
 
 import dataclasses
 import math
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,9 +64,17 @@ class MaxPool:
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
-  """Dropout with probability `rate` (section 4.2)."""
+  """Dropout with probability `rate` (section 4.2).
+
+  What is kept is divided by `1 - rate` in training (`scale_at='train'`: every
+  later library's), or all is multiplied by it at test time ('test': the paper,
+  its code, cuda-convnet). The two are the same family of networks, but not the
+  same training: 'test' at an initial deviation of .01 is 'train' at .005, with
+  the next layer's rate divided by 4 and its decay multiplied by 4.
+  """
 
   rate: float = 0.5
+  scale_at: str = 'train'
 
 
 Op = Activation | LRN | SpatialLRN | MaxPool | Dropout
@@ -163,13 +172,14 @@ class Architecture:
     """The smallest square input, in pixels, that leaves one pixel."""
     return next(s for s in range(1, 1 << 16) if self.spatial_size(s) > 0)
 
-  def with_dropout(self, rate: float) -> 'Architecture':
-    """The same network with every dropout rate replaced."""
+  def with_dropout(self, **changes: Any) -> 'Architecture':
+    """The same network with each `Dropout` changed: `rate=0.0`, and so on."""
     layers = tuple(
       dataclasses.replace(
         layer,
         then=tuple(
-          Dropout(rate) if isinstance(op, Dropout) else op for op in layer.then
+          dataclasses.replace(op, **changes) if isinstance(op, Dropout) else op
+          for op in layer.then
         ),
       )
       for layer in self.layers
