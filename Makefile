@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 EXTRAS ?=
 comma := ,
 
-.PHONY: train test lint format bench venv clean
+.PHONY: train test parity lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -16,6 +16,10 @@ train: $(VENV)/.base
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+
+# Each network against PyTorch's arithmetic, as docs/networks.md has it.
+parity: $(VENV)/.test
+	$(BIN)/python tests/parity.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
