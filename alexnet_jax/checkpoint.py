@@ -111,6 +111,14 @@ def save(
     )
 
 
+def save_params(workdir: epath.Path, params: Any) -> None:
+  """Makes a checkpoint of parameters alone, as step 0."""
+  with open_manager(workdir) as manager:
+    with _storage('save the parameters', workdir):
+      manager.save(0, args=ocp.args.StandardSave({'params': params}))
+    wait(manager)
+
+
 def restore_or_init(
   manager: ocp.CheckpointManager, state: TrainState
 ) -> TrainState:

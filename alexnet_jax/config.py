@@ -425,10 +425,13 @@ def check_eval(config: Config, workdir: epath.Path) -> None:
   saved = read_config(workdir)
   if saved is None:
     return
+  there = flatten(saved)
   differences = [
     difference
-    for difference in _differences(flatten(_plain(config)), flatten(saved))
+    for difference in _differences(flatten(_plain(config)), there)
     if difference.startswith('model.')
+    # Converted weights know the network and no more.
+    and ('converted_from' not in saved or difference.split()[0] in there)
   ]
   if differences:
     raise UserError(

@@ -5,31 +5,15 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax import checkpoint, writer
+from alexnet_jax import checkpoint, pretrained, writer
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import input_pipeline, preprocess
 from alexnet_jax.data.dataset import Dataset, open_dataset
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import metrics, steps
-from alexnet_jax.model import ARCHITECTURES, AlexNet
-
-
-def build_model(config: config_lib.Config) -> AlexNet:
-  """The network that `config.model` names."""
-  architecture = ARCHITECTURES[config.model.name].with_dropout(
-    scale_at=config.model.dropout_scaling
-  )
-  if config.model.dropout_rate is not None:
-    architecture = architecture.with_dropout(rate=config.model.dropout_rate)
-  return AlexNet(
-    architecture,
-    num_classes=config.model.num_classes,
-    dtype=jax.numpy.dtype(config.model.dtype),
-  )
 
 
 def score(
@@ -120,24 +104,10 @@ def _views(crops: int) -> str:
   return 'centre crop' if crops == 1 else f'{crops} crops averaged'
 
 
-def read_preprocessing(workdir: epath.Path) -> preprocess.Preprocessing:
-  """What training learned about its pictures."""
-  path = workdir / 'preprocessing.json'
-  if not path.exists():
-    raise UserError(
-      f'no preprocessing.json in {workdir}: not a run of this program; give '
-      'the --workdir of a trained run'
-    )
-  try:
-    return preprocess.Preprocessing.from_json(path.read_text())
-  except (ValueError, KeyError, TypeError) as error:
-    raise UserError(f'{path} is damaged: {error!r}') from error
-
-
 def _epoch(workdir: epath.Path, dataset: Dataset, step: int) -> float | None:
   """Epochs that a run had done at a step; None where nothing tells."""
   saved = config_lib.read_config(workdir)
-  if saved is None:
+  if saved is None or 'data' not in saved:
     return None
   try:
     number = dataset.num_examples(saved['data']['train_split'])
@@ -146,24 +116,47 @@ def _epoch(workdir: epath.Path, dataset: Dataset, step: int) -> float | None:
   return step / (number // saved['batch_size'])
 
 
+def _check_dataset(
+  config: config_lib.Config,
+  workdir: epath.Path,
+  preprocessing: preprocess.Preprocessing,
+  dataset: Dataset,
+) -> None:
+  """Is the data set the one trained on, or one that its classes fit?"""
+  if preprocessing.dataset is not None:
+    if preprocessing.dataset != dataset.full_name:
+      raise UserError(
+        f'{workdir} was trained on {preprocessing.dataset}, not '
+        f'{dataset.full_name} (data.name)'
+      )
+  # Converted weights do not say, but for the names of ImageNet's classes.
+  elif preprocessing.class_names not in ((), tuple(dataset.class_names)):
+    raise UserError(
+      f'{workdir} tells {len(preprocessing.class_names)} classes apart, '
+      f'{preprocessing.class_names[0]} and so on; those of '
+      f'{dataset.full_name} are others (data.name)'
+    )
+  elif dataset.num_classes > config.model.num_classes:
+    raise UserError(
+      f'{workdir} tells {config.model.num_classes} classes apart, '
+      f'{dataset.full_name} has {dataset.num_classes} (data.name)'
+    )
+
+
 def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   """`--mode=eval`: restores a checkpoint, scores it, writes results.json."""
   config_lib.check_eval(config, workdir)
-  model = build_model(config)
+  model = pretrained.build_model(config.model)
   dataset = open_dataset(config.data.name, config.data.data_dir)
   dataset.num_examples(config.data.val_split)
   if not (workdir / 'checkpoints').exists():
     checkpoint.restore_params(workdir, config.eval.step, {})
-  preprocessing = read_preprocessing(workdir)
-  if preprocessing.dataset != dataset.full_name:
-    raise UserError(
-      f'{workdir} was trained on {preprocessing.dataset}, not '
-      f'{dataset.full_name} (data.name)'
-    )
-  images = np.zeros((1, preprocessing.crop_size, preprocessing.crop_size, 3))
-  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  preprocessing = pretrained.read_preprocessing(workdir)
+  _check_dataset(config, workdir, preprocessing, dataset)
   step, best_step, params = checkpoint.restore_params(
-    workdir, config.eval.step, variables['params']
+    workdir,
+    config.eval.step,
+    pretrained.abstract_params(model, preprocessing.crop_size),
   )
   writer.banner(
     workdir=workdir,

@@ -4,25 +4,15 @@ Exit status: 0 done; 2 a usage or configuration error; 3 stopped by a training
 guard or by storage; 143 or 130 stopped by SIGTERM or SIGINT, saved.
 """
 
-import os
-
-# Before TensorFlow is imported: its start-up notes are news to nobody.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-
 import pathlib
-import sys
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
+from alexnet_jax import command
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import (
-  Interrupted,
-  StorageError,
-  TrainingStopped,
-  UserError,
-)
+from alexnet_jax.errors import UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, such as configs/imagenet.py.'
@@ -73,18 +63,9 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-  """`main`, with every foreseen failure as one line and an exit status."""
-  # Deprecations inside the libraries, and Orbax's account of each save.
-  logging.set_verbosity(logging.ERROR)
-  try:
-    app.run(main, flags_parser=config_lib.parse_flags)
-  except (UserError, TrainingStopped, StorageError, Interrupted) as error:
-    print(f'alexnet_jax: {error}', file=sys.stderr, flush=True)
-    sys.exit(error.status)
-  except KeyboardInterrupt:
-    print('alexnet_jax: interrupted', file=sys.stderr, flush=True)
-    sys.exit(130)
+  """`main` with its flags parsed."""
+  app.run(main, flags_parser=config_lib.parse_flags)
 
 
 if __name__ == '__main__':
-  run()
+  command.run(run)

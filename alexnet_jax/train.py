@@ -13,7 +13,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from alexnet_jax import checkpoint, evaluate, writer
+from alexnet_jax import checkpoint, evaluate, pretrained, writer
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import color_stats, input_pipeline, preprocess
 from alexnet_jax.data.dataset import Dataset, open_dataset
@@ -49,7 +49,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   config_lib.check_batch(config.batch_size, jax.device_count())
   config_lib.check_workdir(config, workdir, steps_per_epoch)
   total_steps = config_lib.num_train_steps(config, steps_per_epoch)
-  model = evaluate.build_model(config)
+  model = pretrained.build_model(config.model)
   tx = optimizer.paper_sgd(
     config.optimizer.momentum, config.optimizer.rate_in_velocity
   )
@@ -75,7 +75,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
 
   if config.init_from and not checkpoint.has_checkpoint(workdir):
     # Read before anything is written: it may not be there.
-    state = _init_from(config.init_from, state)
+    state = _init_from(config, state)
   preprocessing = _prepare_workdir(config, workdir, dataset)
 
   # ---- Where the run stands. ------------------------------------------------
@@ -252,7 +252,7 @@ def _prepare_workdir(
     dataset, data.train_split, data.resize, data.resize_size
   )
   if path.exists():
-    preprocessing = evaluate.read_preprocessing(workdir)
+    preprocessing = pretrained.read_preprocessing(workdir)
     if preprocessing.color_stats != identity:
       raise UserError(
         f'{path} is of other pictures: {preprocessing.color_stats}, not '
@@ -274,7 +274,7 @@ def _prepare_workdir(
   if jax.process_count() > 1:
     # Each computed it; the last bits may differ. One is the run's.
     multihost_utils.sync_global_devices('preprocessing.json')
-    preprocessing = evaluate.read_preprocessing(workdir)
+    preprocessing = pretrained.read_preprocessing(workdir)
   return preprocessing
 
 
@@ -309,12 +309,41 @@ def _make_preprocessing(config, dataset, identity) -> preprocess.Preprocessing:
   )
 
 
-def _init_from(source: str, state: steps.TrainState) -> steps.TrainState:
-  """The state with the best parameters of another workdir."""
-  step, _, params = checkpoint.restore_params(
-    config_lib.absolute(source), 'best', state.params
+def _init_from(
+  config: config_lib.Config, state: steps.TrainState
+) -> steps.TrainState:
+  """The state with the best parameters of another workdir.
+
+  The last layer stays new where it tells another number of classes apart.
+  """
+  source = pretrained.load(config.init_from)
+  name = source.model.architecture.name
+  if name != config.model.name:
+    raise UserError(
+      f'{config.init_from} (init_from) holds the network {name!r}, not '
+      f'{config.model.name!r} (model.name)'
+    )
+  params = dict(source.params)
+  head = source.model.architecture.layer_names[-1]
+  kept = ''
+  if source.model.num_classes != config.model.num_classes:
+    params[head] = state.params[head]
+    kept = (
+      f'; {head} is new: {config.model.num_classes} classes, not '
+      f'{source.model.num_classes}'
+    )
+  for layer, leaves in state.params.items():
+    for kind, leaf in leaves.items():
+      if params[layer][kind].shape != leaf.shape:
+        raise UserError(
+          f'{config.init_from} (init_from): {layer}/{kind} is '
+          f'{params[layer][kind].shape}, {leaf.shape} expected (data.crop_size '
+          f'is {source.preprocessing.crop_size} there)'
+        )
+  writer.say(
+    f'starting from the parameters of {config.init_from}, step {source.step}'
+    + kept
   )
-  writer.say(f'starting from the parameters of {source}, step {step}')
   return state.replace(params=params)
 
 

@@ -1,0 +1,52 @@
+"""What the commands share: arguments, and errors as one line and a status."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import logging
+
+from alexnet_jax.errors import (
+  Interrupted,
+  StorageError,
+  TrainingStopped,
+  UserError,
+)
+
+
+class Parser(argparse.ArgumentParser):
+  """An argument parser whose complaint is a UserError of one line."""
+
+  def __init__(self, command: str, doc: str | None):
+    super().__init__(
+      prog=f'python -m alexnet_jax.{command}',
+      description=doc,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+    )
+
+  def error(self, message: str) -> NoReturn:
+    """Called by argparse for what it cannot parse."""
+    raise UserError(f'{message}; see {self.prog} --help')
+
+
+def run(main: Callable[..., Any], *arguments: Any) -> None:
+  """`main`, with every foreseen failure as one line and an exit status.
+
+  0 done; 2 a usage or configuration error; 3 stopped by a training guard or by
+  storage; 143 or 130 stopped by SIGTERM or SIGINT.
+  """
+  # Deprecations inside the libraries, and Orbax's account of each save.
+  logging.set_verbosity(logging.ERROR)
+  try:
+    main(*arguments)
+  except (UserError, TrainingStopped, StorageError, Interrupted) as error:
+    print(f'alexnet_jax: {error}', file=sys.stderr, flush=True)
+    sys.exit(error.status)
+  except KeyboardInterrupt:
+    print('alexnet_jax: interrupted', file=sys.stderr, flush=True)
+    sys.exit(130)
+  except BrokenPipeError:  # `... | head`: nobody reads any more.
+    sys.stderr.close()
+    sys.exit(141)

@@ -1,0 +1,376 @@
+"""Weights in and out, through files as their own programs write them."""
+
+import json
+import pathlib
+import pickle
+
+import caffe_encoder
+import jax
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch_alexnets
+from etils import epath
+
+from alexnet_jax import checkpoint, convert, pretrained
+from alexnet_jax.data import imagenet
+from alexnet_jax.errors import UserError
+
+CLASSES = 10
+
+
+@pytest.fixture(scope='module')
+def state_dict():
+  """A torchvision state dict of 10 classes, at PyTorch's initial weights."""
+  torch.manual_seed(0)
+  network = torch_alexnets.build('torchvision', CLASSES)
+  return {
+    f'{name}.{kind}': getattr(getattr(network, layer), kind).detach()
+    for layer, name in convert._TORCHVISION_NAMES.items()
+    for kind in ('weight', 'bias')
+  }
+
+
+@pytest.fixture(scope='module')
+def caffe_weights():
+  """Weights in Caffe's layout, as large as make LRN matter."""
+  rng = np.random.default_rng(0)
+  network = torch_alexnets.build('caffe', CLASSES)
+  weights = {}
+  for layer in convert._TORCHVISION_NAMES:
+    shape = tuple(getattr(network, layer).weight.shape)
+    std = np.sqrt(2 / np.prod(shape[1:]))
+    weight = std * rng.standard_normal(shape, np.float32)
+    weights[layer] = (weight, rng.standard_normal(shape[0], np.float32))
+  return weights
+
+
+def reference(name, weights):
+  """PyTorch's network with these weights, `[out, in, ...]`."""
+  network = torch_alexnets.build(name, CLASSES)
+  with torch.no_grad():
+    for layer, (weight, bias) in weights.items():
+      getattr(network, layer).weight.copy_(torch.as_tensor(weight))
+      getattr(network, layer).bias.copy_(torch.as_tensor(bias))
+  return network
+
+
+def logits_of(loaded, images):
+  return jax.jit(loaded.model.apply)({'params': loaded.params}, images)
+
+
+def photograph_like(size):
+  rng = np.random.default_rng(1)
+  return rng.normal(0, 60, (2, size, size, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_torchvision_there_and_back(tmp_path, state_dict, suffix):
+  source, back = tmp_path / f'in{suffix}', tmp_path / f'out{suffix}'
+  if suffix == '.pth':
+    # As a training script saves it, from several GPUs.
+    torch.save(
+      {'model': {f'module.{k}': v for k, v in state_dict.items()}}, source
+    )
+  else:
+    safetensors.torch.save_file(state_dict, source)
+  workdir = tmp_path / 'converted'
+  convert.main([str(source), str(workdir)])
+  loaded = pretrained.load(workdir)
+  assert loaded.model.architecture.name == 'torchvision'
+  assert loaded.model.num_classes == CLASSES
+  convert.main([str(workdir), str(back)])
+  if suffix == '.pth':
+    again = torch.load(back, weights_only=True)
+    images = photograph_like(224)
+    network = reference(
+      'torchvision',
+      {
+        layer: (state_dict[f'{name}.weight'], state_dict[f'{name}.bias'])
+        for layer, name in convert._TORCHVISION_NAMES.items()
+      },
+    )
+    with torch.no_grad():
+      expected = network(torch.from_numpy(images).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(
+      logits_of(loaded, images), expected, rtol=1e-4, atol=1e-5
+    )
+  else:
+    again = safetensors.torch.load_file(back)
+  assert list(again) == list(state_dict) or suffix == '.safetensors'
+  assert set(again) == set(state_dict)
+  for name, tensor in state_dict.items():
+    assert torch.equal(again[name], tensor)
+  assert not list(tmp_path.glob('.*'))
+
+
+@pytest.mark.parametrize(
+  ('network', 'version', 'packed', 'whole'),
+  [('caffe', 1, True, True), ('caffenet', 2, False, True),
+   ('caffe', 2, True, False)],
+)  # fmt: skip
+def test_caffe(tmp_path, caffe_weights, network, version, packed, whole):
+  source = tmp_path / 'net.caffemodel'
+  source.write_bytes(
+    caffe_encoder.caffemodel(
+      network,
+      caffe_weights,
+      version=version,
+      packed=packed,
+      include_data_layers=whole,
+    )
+  )
+  mean_bgr = np.random.default_rng(2).uniform(90, 140, (3, 256, 256))
+  mean = tmp_path / 'mean.binaryproto'
+  mean.write_bytes(
+    caffe_encoder.binaryproto(mean_bgr.astype(np.float32), legacy=version == 1)
+  )
+  workdir = tmp_path / 'converted'
+  convert.main([str(source), str(workdir), f'--mean={mean}'])
+  loaded = pretrained.load(workdir)
+  # Told from the order of the layers, not from the file's name.
+  assert loaded.model.architecture.name == network
+  p = loaded.preprocessing
+  assert (p.resize, p.resize_size, p.crop_size) == ('warp', 256, 227)
+  assert p.mean_crop == 'same'
+  np.testing.assert_array_equal(
+    p.mean, mean_bgr.astype(np.float32).transpose(1, 2, 0)[..., ::-1]
+  )
+  np.testing.assert_array_equal(p.std, 1)
+  # PyTorch sees what Caffe does: blue first.
+  images = photograph_like(227)
+  with torch.no_grad():
+    expected = reference(network, caffe_weights)(
+      torch.from_numpy(images[..., ::-1].copy()).permute(0, 3, 1, 2)
+    )
+  np.testing.assert_allclose(
+    logits_of(loaded, images),
+    expected,
+    atol=1e-5 * float(expected.abs().max()),
+  )
+
+
+def test_a_mean_image_of_caffes_python(tmp_path):
+  mean_bgr = np.random.default_rng(2).uniform(90, 140, (3, 256, 256))
+  np.save(tmp_path / 'mean.npy', mean_bgr)
+  found = convert.caffe_model.read_mean(str(tmp_path / 'mean.npy'))
+  np.testing.assert_array_equal(
+    found, mean_bgr.astype(np.float32).transpose(1, 2, 0)[..., ::-1]
+  )
+
+
+def test_a_thousand_classes_are_imagenets(tmp_path, state_dict):
+  whole = {
+    **state_dict,
+    'classifier.6.weight': torch.zeros(1000, 4096),
+    'classifier.6.bias': torch.zeros(1000),
+  }
+  torch.save(whole, tmp_path / 'in.pth')
+  convert.main([str(tmp_path / 'in.pth'), str(tmp_path / 'converted')])
+  saved = json.loads((tmp_path / 'converted/preprocessing.json').read_text())
+  assert saved['class_names'][0] == 'n01440764'
+  assert imagenet.words('n01440764') == 'tench, Tinca tinca'
+  assert len(set(saved['class_names'])) == 1000
+  np.testing.assert_allclose(saved['mean'], [123.675, 116.28, 103.53])
+
+
+# ---- What is refused: one line, and nothing is written. ----------------------
+
+
+def refuse(tmp_path, source, *more, match):
+  before = sorted(tmp_path.rglob('*'))
+  with pytest.raises(UserError, match=match) as error:
+    convert.main([str(source), str(tmp_path / 'converted'), *more])
+  assert '\n' not in str(error.value)
+  assert sorted(tmp_path.rglob('*')) == before
+
+
+def saved(tmp_path, tensors, name='in.pth'):
+  torch.save(tensors, tmp_path / name)
+  return tmp_path / name
+
+
+def changed(tensors, **changes):
+  """A copy with tensors replaced; None takes one out."""
+  result = {**tensors, **{k.replace('__', '.'): v for k, v in changes.items()}}
+  return {k: v for k, v in result.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+  ('changes', 'match'),
+  [
+    (
+      {'features__0__weight': torch.zeros(64, 3, 3, 3)},
+      r'features.0.weight is \(64, 3, 3, 3\), \(64, 3, 11, 11\) expected',
+    ),
+    (
+      {'classifier__6__bias': None},
+      r'classifier.6.bias is absent, \(10,\) expected',
+    ),
+    (
+      {'features__1__running_mean': torch.zeros(64)},
+      r'features.1.running_mean is \(64,\), none expected',
+    ),
+    (
+      {'classifier__6__weight': torch.zeros(1, 4096).expand(10**7, 4096)},
+      r'classifier.6.weight claims the shape \(10000000, 4096\)',
+    ),
+    ({'classifier__6__bias': torch.zeros(10, dtype=torch.int64)}, 'int64'),
+    ({'epoch': 90}, 'epoch is int, a float tensor expected'),
+  ],
+)
+def test_wrong_tensors(tmp_path, state_dict, changes, match):
+  source = saved(tmp_path, changed(state_dict, **changes))
+  refuse(tmp_path, source, match=match)
+
+
+class Malicious:
+  def __reduce__(self):
+    return (pathlib.Path('pwned').touch, ())
+
+
+def test_a_file_that_would_run_code(tmp_path, monkeypatch, state_dict):
+  monkeypatch.chdir(tmp_path)
+  torch.save({**state_dict, 'x': Malicious()}, 'zip.pth')
+  torch.save(
+    {'x': Malicious()}, 'old.pth', _use_new_zipfile_serialization=False
+  )
+  pathlib.Path('bare.pth').write_bytes(pickle.dumps(Malicious()))
+  for name in ('zip.pth', 'old.pth', 'bare.pth'):
+    refuse(tmp_path, tmp_path / name, match='code, which is not run')
+  assert not (tmp_path / 'pwned').exists()
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.caffemodel'])
+def test_files_cut_short(tmp_path, suffix):
+  small = {'features.0.weight': torch.zeros(64, 3, 11, 11)}
+  source = tmp_path / f'in{suffix}'
+  if suffix == '.pth':
+    torch.save(small, source)
+  elif suffix == '.safetensors':
+    safetensors.torch.save_file(small, source)
+  else:
+    weights = {
+      layer: (np.zeros((2, 2), np.float32), np.zeros(2, np.float32))
+      for layer in ('fc6', 'fc7', 'fc8')
+    } | {
+      f'conv{i}': (np.zeros((2, 2, 3, 3), np.float32), np.zeros(2, np.float32))
+      for i in range(1, 6)
+    }
+    source.write_bytes(caffe_encoder.caffemodel('caffe', weights))
+  whole = source.read_bytes()
+  for size in (len(whole) - 1, len(whole) // 2, 9, 0):
+    source.write_bytes(whole[:size])
+    refuse(tmp_path, source, match='cut short|no layers')
+  source.write_bytes(b'\xff' * 1000)
+  refuse(tmp_path, source, match='cut short')
+
+
+@pytest.fixture
+def little():
+  """Caffe layers of the right names, and hardly any numbers."""
+  weights = {}
+  for i in range(1, 9):
+    name = f'conv{i}' if i < 6 else f'fc{i}'
+    shape = (2, 2, 3, 3) if i < 6 else (2, 2)
+    weights[name] = (np.zeros(shape, np.float32), np.zeros(2, np.float32))
+  return weights
+
+
+def test_wrong_caffe_shapes(tmp_path, little):
+  source = tmp_path / 'in.caffemodel'
+  source.write_bytes(caffe_encoder.caffemodel('caffe', little))
+  refuse(
+    tmp_path,
+    source,
+    match=r"'caffe': tensor conv1.weight is \(2, 2, 3, 3\), \(96, 3, 11, 11\)",
+  )
+  refuse(
+    tmp_path,
+    source,
+    '--architecture=caffenet',
+    match='holds caffe, by the order of its layers, not caffenet',
+  )
+  refuse(tmp_path, source, '--architecture=paper', match='not of paper')
+
+
+def test_absurd_sizes(tmp_path):
+  messages = convert.caffe_model._messages()
+  source = tmp_path / 'in.caffemodel'
+  for dims in ((10**18,), (-96, 3, 11, 11), (96, 3, 11, 11), (2**40, 2**40)):
+    net = messages['NetParameter']()
+    layer = net.layer.add(name='conv1', type='Convolution')
+    layer.blobs.add().shape.dim.extend(dims)
+    source.write_bytes(net.SerializeToString())
+    refuse(tmp_path, source, match='conv1.weight claims the shape .* holds 0')
+  # A length of 2^62 bytes.
+  source.write_bytes(b'\x12' + b'\xff' * 8 + b'\x3f' + b'abc')
+  refuse(tmp_path, source, match='cut short')
+
+
+def test_weights_alone_need_a_name(tmp_path):
+  net = convert.caffe_model._messages()['NetParameter']()
+  blob = net.layer.add(name='conv1', type='Convolution').blobs.add()
+  blob.shape.dim.append(1)
+  blob.data.append(0)
+  (tmp_path / 'in.caffemodel').write_bytes(net.SerializeToString())
+  refuse(tmp_path, tmp_path / 'in.caffemodel', match='add --architecture=caffe')
+
+
+def test_wrong_means(tmp_path, little):
+  source = tmp_path / 'in.caffemodel'
+  source.write_bytes(caffe_encoder.caffemodel('caffe', little))
+  mean = tmp_path / 'mean.binaryproto'
+  mean.write_bytes(caffe_encoder.binaryproto(np.zeros((3, 8, 8), np.float32)))
+  refuse(tmp_path, source, f'--mean={mean}', match=r'\(3, 8, 8\)')
+  refuse(tmp_path, source, '--mean=absent', match='absent')
+  np.save(tmp_path / 'mean.npy', np.array([Malicious()]), allow_pickle=True)
+  refuse(
+    tmp_path, source, f'--mean={tmp_path / "mean.npy"}', match='no NumPy array'
+  )
+
+
+def test_wrong_arguments(tmp_path, state_dict):
+  source = saved(tmp_path, {'a': torch.zeros(1)})
+  refuse(tmp_path, tmp_path / 'absent.pth', match='no file or folder')
+  refuse(tmp_path, source, '--architecture=caffe', match='not of caffe')
+  refuse(tmp_path, source, '--architecture=vgg', match='invalid choice')
+  (tmp_path / 'a.h5').write_bytes(b'')
+  refuse(tmp_path, tmp_path / 'a.h5', match='caffemodel')
+  (tmp_path / 'converted').mkdir()
+  (tmp_path / 'converted' / 'mine').write_text('kept')
+  refuse(tmp_path, source, match='is there already')
+
+
+def test_only_torchvision_goes_into_a_state_dict(tmp_path):
+  workdir = tmp_path / 'run'
+  (workdir / 'checkpoints').mkdir(parents=True)
+  with pytest.raises(UserError, match=r'no config\.json'):
+    convert.main([str(workdir), str(tmp_path / 'out.pth')])
+  with pytest.raises(UserError, match='ends in one of'):
+    convert.main([str(workdir), str(tmp_path / 'out.h5')])
+  network = torch_alexnets.build('caffe', CLASSES)
+  params = convert.to_params(
+    convert.ARCHITECTURES['caffe'],
+    {
+      layer: (
+        getattr(network, layer).weight.detach().numpy(),
+        getattr(network, layer).bias.detach().numpy(),
+      )
+      for layer in convert._TORCHVISION_NAMES
+    },
+  )
+  convert._write_workdir(
+    epath.Path(tmp_path / 'caffe'),
+    params,
+    {'model': {'name': 'caffe', 'num_classes': CLASSES}},
+    convert.preprocess.Preprocessing(**convert._caffe_preprocessing(None)),
+  )
+  loaded = pretrained.load(tmp_path / 'caffe')
+  assert checkpoint.params_digest(loaded.params) == checkpoint.params_digest(
+    params
+  )
+  with pytest.raises(UserError, match='only torchvision goes'):
+    convert.main([str(tmp_path / 'caffe'), str(tmp_path / 'out.pth')])
+  assert not (tmp_path / 'out.pth').exists()
