@@ -197,8 +197,7 @@ def _name_undecodable(examples: tf.data.Dataset, error: Exception) -> None:
     except tf.errors.InvalidArgumentError as cause:
       raise UserError(
         f'cannot decode picture {example["key"].decode()}: '
-        f'{" ".join(str(cause.message).split())[:160]}; mend or remove it and '
-        'prepare the data set again'
+        f'{" ".join(str(cause.message).split())[:160]}; mend it or leave it out'
       ) from cause
   raise error
 

@@ -1,0 +1,261 @@
+"""Classifies pictures: `python -m alexnet_jax.predict IMAGE... --workdir=DIR`.
+
+DIR is a run's, or one that alexnet_jax.convert made; IMAGE a file (JPEG, PNG,
+GIF, BMP) or a folder, which is searched whole. Each picture is seen as in
+evaluation: resized, its centre cropped, mean and deviation taken away.
+
+Exit status: 0 done; 2 something asked for is not there or is no picture, and
+no file was written; 3 storage.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import matplotlib as mpl
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from alexnet_jax import pretrained
+from alexnet_jax.command import Parser, run
+from alexnet_jax.data import imagenet, input_pipeline, preprocess
+from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.model import AlexNet
+
+_SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
+_LIKELIEST = 5
+_PLOTTED = 40
+
+
+def find_pictures(names: list[str]) -> list[str]:
+  """Files as given, and those of folders in sorted order.
+
+  Raises:
+    UserError: a name is of nothing, or of a folder without pictures.
+  """
+  paths = []
+  for name in names:
+    if tf.io.gfile.isdir(name):
+      found = sorted(
+        os.path.join(folder, file)
+        for folder, _, files in tf.io.gfile.walk(name)
+        for file in files
+        if file.lower().endswith(_SUFFIXES)
+      )
+      if not found:
+        raise UserError(f'no {", ".join(_SUFFIXES)} in the folder {name!r}')
+      paths += found
+    elif tf.io.gfile.exists(name):
+      paths.append(name)
+    else:
+      raise UserError(f'no picture or folder {name!r} (IMAGE)')
+  return paths
+
+
+def predict(
+  network: pretrained.Pretrained, paths: list[str], batch_size: int = 32
+) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+  """Class probabilities and features of picture files.
+
+  Args:
+    network: of a workdir.
+    paths: of the files, local or gs://.
+    batch_size: pictures at a time.
+
+  Yields:
+    For each batch the paths, the probabilities, float32 `[n, num_classes]`,
+    and fc7 after its ReLU, float32 `[n, 4096]`.
+
+  Raises:
+    UserError: a file is no picture; it is named.
+  """
+  # Read in the pipeline, so that any number of pictures goes.
+  examples = tf.data.Dataset.from_tensor_slices(paths).map(
+    lambda path: {'image': tf.io.read_file(path), 'key': path},
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
+  views = examples.map(
+    lambda example: {
+      'image': preprocess.eval_views(
+        example['image'], network.preprocessing, crops=1
+      )[0]
+    },
+    num_parallel_calls=tf.data.AUTOTUNE,
+  ).batch(batch_size)
+  step = jax.jit(functools.partial(_step, network.model))
+  params = jax.device_put(network.params)
+  batches = input_pipeline.iterate(views, examples.enumerate(), batch_size)
+  try:
+    for i, batch in enumerate(batches):
+      probabilities, features = jax.device_get(step(params, batch['image']))
+      start = i * batch_size
+      yield paths[start : start + len(features)], probabilities, features
+  except tf.errors.OpError as error:
+    reason = ' '.join(str(error.message).split())[:200]
+    raise UserError(f'cannot read a picture: {reason}') from error
+
+
+def _step(model: AlexNet, params: Any, images: jax.Array):
+  variables = {'params': params}
+  logits: Any = model.apply(variables, images)
+  features: Any = model.apply(variables, images, method='features')
+  return jax.nn.softmax(logits), features.astype(np.float32)
+
+
+def likeliest(
+  probabilities: np.ndarray, class_names: tuple[str, ...]
+) -> list[dict[str, Any]]:
+  """The five likeliest classes of one picture, the likeliest first.
+
+  Args:
+    probabilities: `[num_classes]`.
+    class_names: by label; ImageNet's synsets are spelt out.
+
+  Returns:
+    For each `label`, `name`, `probability`, and `synset` where there is one.
+  """
+  classes = []
+  for label in np.argsort(-probabilities, kind='stable')[:_LIKELIEST]:
+    known = label < len(class_names)
+    name = class_names[label] if known else f'class {label}'
+    entry = {
+      'label': int(label),
+      'name': imagenet.words(name),
+      'probability': float(probabilities[label]),
+    }
+    if entry['name'] != name:
+      entry['synset'] = name
+    classes.append(entry)
+  return classes
+
+
+def plot(results: list[dict[str, Any]], path: str) -> None:
+  """A grid of pictures and their likeliest classes (Figure 4, left).
+
+  Args:
+    results: `path` and `classes` of each picture; the first 40 are drawn.
+    path: of the PNG.
+  """
+  mpl.use('Agg')
+  import matplotlib.pyplot as plt
+
+  results = results[:_PLOTTED]
+  columns = min(4, len(results))
+  rows = -(-len(results) // columns)
+  figure = plt.figure(figsize=(2.6 * columns, 3.9 * rows), dpi=110)
+  grid = figure.add_gridspec(rows, columns, hspace=0.08, wspace=0.12)
+  for i, result in enumerate(results):
+    cell = grid[i // columns, i % columns].subgridspec(
+      2, 1, height_ratios=(2.2, 1.3), hspace=0.03
+    )
+    _draw_picture(figure.add_subplot(cell[0]), result['path'])
+    _draw_bars(figure.add_subplot(cell[1]), result['classes'])
+  _write_aside(path, lambda file: figure.savefig(file, bbox_inches='tight'))
+  plt.close(figure)
+
+
+def _draw_picture(axes, path: str) -> None:
+  image = preprocess.decode(tf.io.read_file(path))
+  axes.imshow(image.numpy())
+  axes.set_axis_off()
+
+
+def _draw_bars(axes, classes: list[dict[str, Any]]) -> None:
+  for row, entry in enumerate(classes):
+    axes.barh(row, entry['probability'], height=0.82, color='#f3b0a8')
+    name = entry['name'].split(',')[0]
+    axes.text(
+      0.02,
+      row,
+      f'{name[:30]}  {entry["probability"]:.0%}',
+      va='center',
+      fontsize=8,
+    )
+  axes.set(xlim=(0, 1), ylim=(_LIKELIEST - 0.5, -0.5), xticks=[], yticks=[])
+
+
+def _write_aside(path: str, write) -> None:
+  """A file as it was or whole, never half."""
+  aside = pathlib.Path(path).with_name(f'.{pathlib.Path(path).name}.tmp')
+  try:
+    with aside.open('wb') as file:
+      write(file)
+    os.replace(aside, path)
+  except OSError as error:
+    raise StorageError(f'cannot write {path}: {error}') from error
+  finally:
+    aside.unlink(missing_ok=True)
+
+
+def main(argv: list[str]) -> None:
+  """Predicts as the arguments say."""
+  parser = Parser('predict', __doc__)
+  parser.add_argument('images', metavar='IMAGE', nargs='+')
+  parser.add_argument('--workdir', required=True, help='local or gs://')
+  parser.add_argument(
+    '--step', default='best', help='best, latest, or the number of a step'
+  )
+  parser.add_argument('--batch_size', type=int, default=32)
+  parser.add_argument(
+    '--json', action='store_true', help='a JSON list on stdout'
+  )
+  parser.add_argument(
+    '--features',
+    metavar='FILE.npz',
+    help='write fc7 after its ReLU: `features` [N, 4096] and `paths` [N]',
+  )
+  parser.add_argument(
+    '--plot', metavar='FILE.png', help='draw pictures and classes (Figure 4)'
+  )
+  flags = parser.parse_args(argv)
+  if flags.batch_size < 1:
+    raise UserError(f'--batch_size is {flags.batch_size}: at least 1 needed')
+  for option in ('features', 'plot'):
+    path = getattr(flags, option)
+    if path and not pathlib.Path(path).absolute().parent.is_dir():
+      raise UserError(f'no folder for --{option}={path}')
+  paths = find_pictures(flags.images)
+  network = pretrained.load(flags.workdir, flags.step)
+  results, all_features = [], []
+  with tqdm(total=len(paths), unit='picture', disable=None) as bar:
+    for names, probabilities, features in predict(
+      network, paths, flags.batch_size
+    ):
+      for name, row in zip(names, probabilities, strict=True):
+        classes = likeliest(row, network.preprocessing.class_names)
+        results.append({'path': name, 'classes': classes})
+        if not flags.json:
+          tqdm.write(_as_text(results[-1]))
+      if flags.features:
+        all_features.append(features)
+      bar.update(len(names))
+  if flags.features:
+    _write_aside(
+      flags.features,
+      lambda file: np.savez(
+        file, features=np.concatenate(all_features), paths=np.array(paths)
+      ),
+    )
+  if flags.plot:
+    plot(results, flags.plot)
+  if flags.json:
+    print(json.dumps(results, indent=2))
+
+
+def _as_text(result: dict[str, Any]) -> str:
+  lines = [result['path']]
+  lines += [
+    f'  {entry["probability"]:6.1%}  {entry["name"]}'
+    for entry in result['classes']
+  ]
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  run(main, sys.argv[1:])

@@ -1,0 +1,170 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from conftest import encode
+from etils import epath
+from PIL import Image
+
+from alexnet_jax import convert, predict, pretrained
+from alexnet_jax.data import imagenet, preprocess
+from alexnet_jax.errors import UserError
+from alexnet_jax.model import ARCHITECTURES, AlexNet
+
+SYNSETS = ('n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079',
+           'n03394916', 'my own')  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  """A network of 7 classes on 63-pixel crops, at its initial weights."""
+  folder = tmp_path_factory.mktemp('net') / 'run'
+  model = AlexNet(ARCHITECTURES['torchvision'], num_classes=len(SYNSETS))
+  images = np.zeros((1, 63, 63, 3))
+  params = jax.jit(model.init)(jax.random.key(0), images)['params']
+  # Else all classes are nearly as likely.
+  params['fc8']['kernel'] = params['fc8']['kernel'] * 100
+  convert._write_workdir(
+    epath.Path(folder),
+    jax.device_get(params),
+    {'model': {'name': 'torchvision', 'num_classes': len(SYNSETS)}},
+    preprocess.Preprocessing(
+      dataset=None,
+      class_names=SYNSETS,
+      resize='short_side',
+      resize_size=72,
+      crop_size=63,
+      mean=np.array(imagenet.TORCHVISION_MEAN),
+      mean_crop='center',
+      std=np.array(imagenet.TORCHVISION_STD),
+      flip=True,
+      lighting='none',
+      lighting_std=0.1,
+    ),
+  )
+  return folder
+
+
+@pytest.fixture
+def folder(tmp_path, photographs):
+  """Five pictures in a folder and one below it, and a file that is none."""
+  pictures = tmp_path / 'pictures'
+  (pictures / 'more').mkdir(parents=True)
+  for i in range(4):
+    cut = photographs[i % 2][40 * i : 40 * i + 120, :150]
+    (pictures / f'{i}.JPG').write_bytes(encode(cut))
+  (pictures / 'more' / 'z.png').write_bytes(encode(cut, 'L', 'PNG'))
+  (pictures / 'notes.txt').write_text('no picture')
+  return pictures
+
+
+def expected(workdir, paths):
+  network = pretrained.load(workdir)
+  views = [
+    preprocess.eval_views(path.read_bytes(), network.preprocessing, 1)[0]
+    for path in paths
+  ]
+  apply = jax.jit(network.model.apply, static_argnames='method')
+  variables = {'params': network.params}
+  images = np.stack(views)
+  return (
+    jax.nn.softmax(apply(variables, images)),
+    apply(variables, images, method='features'),
+  )
+
+
+def test_json_and_features(workdir, folder, tmp_path, capsys):
+  predict.main(
+    [
+      str(folder / '3.JPG'),
+      str(folder),
+      f'--workdir={workdir}',
+      '--json',
+      '--batch_size=4',  # Not a divisor of 6.
+      f'--features={tmp_path / "out.npz"}',
+    ]
+  )
+  results = json.loads(capsys.readouterr().out)
+  names = ('3.JPG', '0.JPG', '1.JPG', '2.JPG', '3.JPG', 'more/z.png')
+  paths = [folder / name for name in names]
+  assert [result['path'] for result in results] == [str(p) for p in paths]
+  probabilities, features = expected(workdir, paths)
+  for result, row in zip(results, np.asarray(probabilities), strict=True):
+    order = np.argsort(-row)[:5]
+    assert [entry['label'] for entry in result['classes']] == list(order)
+    np.testing.assert_allclose(
+      [entry['probability'] for entry in result['classes']],
+      row[order],
+      rtol=1e-4,
+    )
+    for entry in result['classes']:
+      synset = SYNSETS[entry['label']]
+      assert entry['name'] == imagenet.synsets().get(synset, 'my own')
+      assert entry.get('synset', 'my own') == synset
+  with np.load(tmp_path / 'out.npz') as saved:
+    assert list(saved['paths']) == [str(p) for p in paths]
+    assert saved['features'].dtype == np.float32
+    assert saved['features'].shape == (6, 4096)
+    np.testing.assert_allclose(
+      saved['features'], features, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_text_and_plot(workdir, folder, tmp_path, capsys):
+  plot = tmp_path / 'plot.png'
+  predict.main([str(folder), f'--workdir={workdir}', f'--plot={plot}'])
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 5 * 6
+  assert lines[0] == str(folder / '0.JPG')
+  assert '%  ' in lines[1]
+  with Image.open(plot) as image:
+    assert image.width > 600
+    assert len(image.convert('RGB').getcolors(1 << 24)) > 1000
+  assert not list(tmp_path.glob('.*'))
+
+
+def test_classes_without_names():
+  probabilities = np.array([0.1, 0.7, 0.2])
+  found = predict.likeliest(probabilities, ())
+  assert found[0] == {'label': 1, 'name': 'class 1', 'probability': 0.7}
+  assert len(found) == 3
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'match'),
+  [
+    (['absent.jpg'], "no picture or folder 'absent.jpg'"),
+    (['EMPTY'], 'no .jpg, .*in the folder'),
+    (['NOTES'], 'cannot decode picture .*notes.txt'),
+    (['FOLDER', '--workdir=absent'], 'no checkpoint in .*absent'),
+    (['FOLDER', '--step=7'], "no checkpoint '7'"),
+    (['FOLDER', '--batch_size=0'], 'at least 1'),
+    (['FOLDER', '--plot=absent/plot.png'], 'no folder for --plot'),
+    (['FOLDER', '--colour=red'], '--colour=red'),
+    ([], 'IMAGE'),
+  ],
+)
+def test_refusals(workdir, folder, tmp_path, arguments, match):
+  (tmp_path / 'empty').mkdir()
+  names = {
+    'EMPTY': str(tmp_path / 'empty'),
+    'NOTES': str(folder / 'notes.txt'),
+    'FOLDER': str(folder),
+  }
+  out = tmp_path / 'out.npz'
+  arguments = [names.get(argument, argument) for argument in arguments]
+  with pytest.raises(UserError, match=match) as error:
+    predict.main([f'--workdir={workdir}', f'--features={out}', *arguments])
+  assert '\n' not in str(error.value)
+  assert not out.exists()
+
+
+def test_a_broken_picture_among_others_is_named(workdir, folder, tmp_path):
+  broken = folder / '2.JPG'
+  broken.write_bytes(broken.read_bytes()[:200])
+  with pytest.raises(UserError, match=r'cannot decode picture .*2\.JPG'):
+    predict.main(
+      [str(folder), f'--workdir={workdir}', f'--plot={tmp_path / "plot.png"}']
+    )
+  assert not (tmp_path / 'plot.png').exists()
