@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 EXTRAS ?=
 comma := ,
 
-.PHONY: train test parity lint format bench venv clean
+.PHONY: train test parity test-onnx lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -20,6 +20,17 @@ test: $(VENV)/.test
 # Each network against PyTorch's arithmetic, as docs/networks.md has it.
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity.py
+
+# ONNX, in an environment of its own: its packages clash with ours.
+test-onnx: .venv-onnx $(VENV)/.base
+	MAIN_PYTHON=$(BIN)/python .venv-onnx/bin/python -m pytest -q -s \
+	  --noconftest -W default tests/onnx_export.py
+
+.venv-onnx: requirements-onnx.txt
+	test -x $@/bin/python || $(PYTHON) -m venv $@
+	$@/bin/pip install -q -r requirements-onnx.txt
+	$@/bin/pip install -q --no-deps -e .
+	touch $@
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -50,4 +61,4 @@ $(VENV)/.test: $(VENV)/.base
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-onnx build *.egg-info .pytest_cache .mypy_cache .ruff_cache

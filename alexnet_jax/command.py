@@ -1,9 +1,11 @@
 """What the commands share: arguments, and errors as one line and a status."""
 
 import argparse
+import os
+import pathlib
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from absl import logging
 
@@ -50,3 +52,21 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
   except BrokenPipeError:  # `... | head`: nobody reads any more.
     sys.stderr.close()
     sys.exit(141)
+
+
+def write_aside(path: str, write: Callable[[IO[bytes]], Any]) -> None:
+  """Writes a local file that is either as before or whole, never half.
+
+  Args:
+    path: of the file.
+    write: writes to an open file.
+  """
+  aside = pathlib.Path(path).with_name(f'.{pathlib.Path(path).name}.tmp')
+  try:
+    with aside.open('wb') as file:
+      write(file)
+    os.replace(aside, path)
+  except OSError as error:
+    raise StorageError(f'cannot write {path}: {error}') from error
+  finally:
+    aside.unlink(missing_ok=True)

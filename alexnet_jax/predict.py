@@ -23,9 +23,9 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from alexnet_jax import pretrained
-from alexnet_jax.command import Parser, run
+from alexnet_jax.command import Parser, run, write_aside
 from alexnet_jax.data import imagenet, input_pipeline, preprocess
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet
 
 _SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
@@ -156,7 +156,7 @@ def plot(results: list[dict[str, Any]], path: str) -> None:
     )
     _draw_picture(figure.add_subplot(cell[0]), result['path'])
     _draw_bars(figure.add_subplot(cell[1]), result['classes'])
-  _write_aside(path, lambda file: figure.savefig(file, bbox_inches='tight'))
+  write_aside(path, lambda file: figure.savefig(file, bbox_inches='tight'))
   plt.close(figure)
 
 
@@ -178,19 +178,6 @@ def _draw_bars(axes, classes: list[dict[str, Any]]) -> None:
       fontsize=8,
     )
   axes.set(xlim=(0, 1), ylim=(_LIKELIEST - 0.5, -0.5), xticks=[], yticks=[])
-
-
-def _write_aside(path: str, write) -> None:
-  """A file as it was or whole, never half."""
-  aside = pathlib.Path(path).with_name(f'.{pathlib.Path(path).name}.tmp')
-  try:
-    with aside.open('wb') as file:
-      write(file)
-    os.replace(aside, path)
-  except OSError as error:
-    raise StorageError(f'cannot write {path}: {error}') from error
-  finally:
-    aside.unlink(missing_ok=True)
 
 
 def main(argv: list[str]) -> None:
@@ -236,7 +223,7 @@ def main(argv: list[str]) -> None:
         all_features.append(features)
       bar.update(len(names))
   if flags.features:
-    _write_aside(
+    write_aside(
       flags.features,
       lambda file: np.savez(
         file, features=np.concatenate(all_features), paths=np.array(paths)

@@ -5,14 +5,19 @@ import os
 
 # Before JAX starts.
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
+import jax
 import numpy as np
 import pytest
 import sklearn.datasets
 import tensorflow_datasets as tfds
 from absl import logging
+from etils import epath
 from PIL import Image
+
+from alexnet_jax import convert
+from alexnet_jax.data import imagenet, preprocess
+from alexnet_jax.model import ARCHITECTURES, AlexNet
 
 logging.set_verbosity(logging.ERROR)
 
@@ -101,6 +106,40 @@ def tiny_dir(tmp_path_factory, pictures):
   data_dir = tmp_path_factory.mktemp('tfds')
   store(pictures, data_dir)
   return data_dir
+
+
+SYNSETS = ('n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079',
+           'n03394916', 'my own')  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def small_network(tmp_path_factory):
+  """A workdir: a network of 7 classes on 63-pixel crops, hardly trained."""
+  folder = tmp_path_factory.mktemp('network') / 'run'
+  model = AlexNet(ARCHITECTURES['torchvision'], num_classes=len(SYNSETS))
+  images = np.zeros((1, 63, 63, 3))
+  params = jax.jit(model.init)(jax.random.key(0), images)['params']
+  # Else all classes are nearly as likely.
+  params['fc8']['kernel'] = params['fc8']['kernel'] * 100
+  convert._write_workdir(
+    epath.Path(folder),
+    jax.device_get(params),
+    {'model': {'name': 'torchvision', 'num_classes': len(SYNSETS)}},
+    preprocess.Preprocessing(
+      dataset=None,
+      class_names=SYNSETS,
+      resize='short_side',
+      resize_size=72,
+      crop_size=63,
+      mean=np.array(imagenet.TORCHVISION_MEAN),
+      mean_crop='center',
+      std=np.array(imagenet.TORCHVISION_STD),
+      flip=True,
+      lighting='none',
+      lighting_std=0.1,
+    ),
+  )
+  return folder
 
 
 def shared_pictures(*names):

@@ -1,49 +1,17 @@
 import json
 
+import conftest
 import jax
 import numpy as np
 import pytest
 from conftest import encode
-from etils import epath
 from PIL import Image
 
-from alexnet_jax import convert, predict, pretrained
+from alexnet_jax import predict, pretrained
 from alexnet_jax.data import imagenet, preprocess
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import ARCHITECTURES, AlexNet
 
-SYNSETS = ('n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079',
-           'n03394916', 'my own')  # fmt: skip
-
-
-@pytest.fixture(scope='module')
-def workdir(tmp_path_factory):
-  """A network of 7 classes on 63-pixel crops, at its initial weights."""
-  folder = tmp_path_factory.mktemp('net') / 'run'
-  model = AlexNet(ARCHITECTURES['torchvision'], num_classes=len(SYNSETS))
-  images = np.zeros((1, 63, 63, 3))
-  params = jax.jit(model.init)(jax.random.key(0), images)['params']
-  # Else all classes are nearly as likely.
-  params['fc8']['kernel'] = params['fc8']['kernel'] * 100
-  convert._write_workdir(
-    epath.Path(folder),
-    jax.device_get(params),
-    {'model': {'name': 'torchvision', 'num_classes': len(SYNSETS)}},
-    preprocess.Preprocessing(
-      dataset=None,
-      class_names=SYNSETS,
-      resize='short_side',
-      resize_size=72,
-      crop_size=63,
-      mean=np.array(imagenet.TORCHVISION_MEAN),
-      mean_crop='center',
-      std=np.array(imagenet.TORCHVISION_STD),
-      flip=True,
-      lighting='none',
-      lighting_std=0.1,
-    ),
-  )
-  return folder
+SYNSETS = conftest.SYNSETS
 
 
 @pytest.fixture
@@ -59,8 +27,8 @@ def folder(tmp_path, photographs):
   return pictures
 
 
-def expected(workdir, paths):
-  network = pretrained.load(workdir)
+def expected(small_network, paths):
+  network = pretrained.load(small_network)
   views = [
     preprocess.eval_views(path.read_bytes(), network.preprocessing, 1)[0]
     for path in paths
@@ -74,12 +42,12 @@ def expected(workdir, paths):
   )
 
 
-def test_json_and_features(workdir, folder, tmp_path, capsys):
+def test_json_and_features(small_network, folder, tmp_path, capsys):
   predict.main(
     [
       str(folder / '3.JPG'),
       str(folder),
-      f'--workdir={workdir}',
+      f'--workdir={small_network}',
       '--json',
       '--batch_size=4',  # Not a divisor of 6.
       f'--features={tmp_path / "out.npz"}',
@@ -89,7 +57,7 @@ def test_json_and_features(workdir, folder, tmp_path, capsys):
   names = ('3.JPG', '0.JPG', '1.JPG', '2.JPG', '3.JPG', 'more/z.png')
   paths = [folder / name for name in names]
   assert [result['path'] for result in results] == [str(p) for p in paths]
-  probabilities, features = expected(workdir, paths)
+  probabilities, features = expected(small_network, paths)
   for result, row in zip(results, np.asarray(probabilities), strict=True):
     order = np.argsort(-row)[:5]
     assert [entry['label'] for entry in result['classes']] == list(order)
@@ -111,9 +79,9 @@ def test_json_and_features(workdir, folder, tmp_path, capsys):
     )
 
 
-def test_text_and_plot(workdir, folder, tmp_path, capsys):
+def test_text_and_plot(small_network, folder, tmp_path, capsys):
   plot = tmp_path / 'plot.png'
-  predict.main([str(folder), f'--workdir={workdir}', f'--plot={plot}'])
+  predict.main([str(folder), f'--workdir={small_network}', f'--plot={plot}'])
   lines = capsys.readouterr().out.splitlines()
   assert len(lines) == 5 * 6
   assert lines[0] == str(folder / '0.JPG')
@@ -145,7 +113,7 @@ def test_classes_without_names():
     ([], 'IMAGE'),
   ],
 )
-def test_refusals(workdir, folder, tmp_path, arguments, match):
+def test_refusals(small_network, folder, tmp_path, arguments, match):
   (tmp_path / 'empty').mkdir()
   names = {
     'EMPTY': str(tmp_path / 'empty'),
@@ -155,16 +123,24 @@ def test_refusals(workdir, folder, tmp_path, arguments, match):
   out = tmp_path / 'out.npz'
   arguments = [names.get(argument, argument) for argument in arguments]
   with pytest.raises(UserError, match=match) as error:
-    predict.main([f'--workdir={workdir}', f'--features={out}', *arguments])
+    predict.main(
+      [f'--workdir={small_network}', f'--features={out}', *arguments]
+    )
   assert '\n' not in str(error.value)
   assert not out.exists()
 
 
-def test_a_broken_picture_among_others_is_named(workdir, folder, tmp_path):
+def test_a_broken_picture_among_others_is_named(
+  small_network, folder, tmp_path
+):
   broken = folder / '2.JPG'
   broken.write_bytes(broken.read_bytes()[:200])
   with pytest.raises(UserError, match=r'cannot decode picture .*2\.JPG'):
     predict.main(
-      [str(folder), f'--workdir={workdir}', f'--plot={tmp_path / "plot.png"}']
+      [
+        str(folder),
+        f'--workdir={small_network}',
+        f'--plot={tmp_path / "plot.png"}',
+      ]
     )
   assert not (tmp_path / 'plot.png').exists()

@@ -47,7 +47,7 @@ max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
 def _by_reduce_window(x, window, stride):
-  return nn.max_pool(x, (window, window), (stride, stride))
+  return nn.max_pool(x, window_shape=(window, window), strides=(stride, stride))
 
 
 def _by_slices(x, window, stride):
