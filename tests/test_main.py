@@ -12,7 +12,10 @@ import sys
 import numpy as np
 import pytest
 
-from alexnet_jax import train, writer
+from alexnet_jax import pretrained, train, writer
+from alexnet_jax.errors import UserError
+from alexnet_jax.learning import optimizer, steps
+from configs import digits
 
 CONFIG = 'configs/digits.py'
 
@@ -187,24 +190,54 @@ def test_made_longer(whole, tiny_dir, tmp_path):
   assert results(workdir)['params_digest'] == results(whole[0])['params_digest']
 
 
-def test_starting_from_another_runs_parameters(whole, tiny_dir, tmp_path):
-  workdir = tmp_path / 'from'
-  start = f'--config.init_from={whole[0]}'
-  more = ('--config.num_train_steps=1', '--config.optimizer.learning_rate=0')
+def test_fine_tuning_a_new_head_alone(whole, tiny_dir, tmp_path):
+  workdir = tmp_path / 'tuned'
+  frozen = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7')
   done = run(
-    *tiny(tiny_dir, workdir, start, '--config.model.num_classes=4'), status=2
+    *tiny(tiny_dir, workdir),
+    f'--config.init_from={whole[0]}',
+    '--config.model.num_classes=4',
+    f'--config.optimizer.frozen_layers={frozen}',
+    '--config.num_train_steps=2',
   )
-  assert 'fc8/bias is (3,) there, (4,)' in done.stderr
-  done = run(*tiny(tiny_dir, workdir), '--config.init_from=/nowhere', status=2)
-  assert 'no checkpoint in /nowhere' in done.stderr
-  assert not workdir.exists()
-  run(*tiny(tiny_dir, workdir, start, *more))
-  assert results(workdir)['epoch'] == 0.25
-  best = results(whole[0])['best_step']
-  run(*tiny(tiny_dir, whole[0]), '--mode=eval', f'--config.eval.step={best}')
-  assert (
-    results(workdir)['params_digest'] == (results(whole[0])['params_digest'])
+  assert 'fc8 is new: 4 classes, not 3' in done.stdout
+  source, tuned = pretrained.load(whole[0]), pretrained.load(workdir)
+  for layer in frozen:
+    for kind in ('kernel', 'bias'):
+      np.testing.assert_array_equal(
+        tuned.params[layer][kind], source.params[layer][kind]
+      )
+  # The head started at its initial weights and zeros, and has learned.
+  assert tuned.params['fc8']['kernel'].std() == pytest.approx(0.01, rel=0.05)
+  assert np.abs(tuned.params['fc8']['bias']).min() > 0
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'init_from': '/nowhere'}, 'no checkpoint in /nowhere'),
+    ({'model.name': 'owt'}, "holds the network 'torchvision', not 'owt'"),
+    (
+      {'data.crop_size': 99},
+      r'fc6/kernel is \(256, 4096\), \(1024, 4096\) expected .* is 63 there',
+    ),
+  ],
+)
+def test_a_start_that_does_not_fit(small_network, changes, message):
+  config = digits.get_config()
+  config.update_from_flattened_dict(
+    {'init_from': str(small_network), 'model.name': 'torchvision',
+     'data.crop_size': 63, **changes}
+  )  # fmt: skip
+  state = steps.create_train_state(
+    pretrained.build_model(config.model),
+    optimizer.paper_sgd(),
+    optimizer.plateau_decay(config.optimizer),
+    config.data.crop_size,
+    seed=0,
   )
+  with pytest.raises(UserError, match=message):
+    train._init_from(config, state)
 
 
 def test_a_finished_run_is_left_as_it_is(whole, tiny_dir):
