@@ -4,5 +4,6 @@ __version__ = '0.1.0'
 
 import os
 
-# Before TensorFlow is imported: its start-up notes are news to nobody.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+# Before TensorFlow is imported. Its notes are news to nobody, and what goes
+# wrong in it raises an exception besides.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')

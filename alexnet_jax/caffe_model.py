@@ -122,9 +122,13 @@ def read_mean(path: str) -> np.ndarray:
   """
   if pathlib.Path(path).suffix == '.npy':
     try:
-      mean = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+      # Mapped: a header may claim any size.
+      mean = np.load(path, allow_pickle=False, mmap_mode='r')
+    except Exception as error:  # Whatever is raised by what a file may hold.
       raise UserError(f'{path} (--mean) is no NumPy array: {error}') from error
+    if not isinstance(mean, np.ndarray):
+      mean.close()
+      raise UserError(f'{path} (--mean) holds several arrays')
   else:
     blob = _parse('BlobProto', path)
     shape = _without_ones(shape_of(blob))
@@ -139,9 +143,11 @@ def read_mean(path: str) -> np.ndarray:
       f'{path} (--mean) is {mean.dtype} {mean.shape}, float (3, 256, 256) '
       'expected: imagenet_mean.binaryproto or ilsvrc_2012_mean.npy'
     )
+  with np.errstate(over='ignore'):
+    mean = np.asarray(mean.transpose(1, 2, 0)[..., ::-1], np.float32)
   if not np.isfinite(mean).all():
     raise UserError(f'{path} (--mean) holds numbers that are not finite')
-  return np.asarray(mean.transpose(1, 2, 0)[..., ::-1], np.float32)
+  return mean
 
 
 def _parse(name: str, path: str) -> Any:

@@ -1,9 +1,12 @@
 """What the commands share: arguments, and errors as one line and a status."""
 
 import argparse
+import contextlib
+import logging as python_logging
 import os
 import pathlib
 import sys
+import threading
 from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
@@ -33,18 +36,36 @@ class Parser(argparse.ArgumentParser):
     raise UserError(f'{message}; see {self.prog} --help')
 
 
+_LONGEST = 1200
+
+
+def one_line(error: Exception) -> str:
+  """A message as one line, whatever names of a file are in it."""
+  line = ' '.join(str(error).split())
+  line = ''.join(c if c.isprintable() else '?' for c in line)
+  return line if len(line) <= _LONGEST else line[:_LONGEST] + ' ...'
+
+
 def run(main: Callable[..., Any], *arguments: Any) -> None:
   """`main`, with every foreseen failure as one line and an exit status.
 
   0 done; 2 a usage or configuration error; 3 stopped by a training guard or by
   storage; 143 or 130 stopped by SIGTERM or SIGINT.
   """
-  # Deprecations inside the libraries, and Orbax's account of each save.
-  logging.set_verbosity(logging.ERROR)
+  # Deprecations inside the libraries, and Orbax's account of each save. What
+  # fails in its threads reaches the main one too, and is told there.
+  logging.set_verbosity(logging.FATAL)
+  python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
+  threading.excepthook = lambda _: None
+  sys.unraisablehook = lambda _: None
   try:
     main(*arguments)
   except (UserError, TrainingStopped, StorageError, Interrupted) as error:
-    print(f'alexnet_jax: {error}', file=sys.stderr, flush=True)
+    print(f'alexnet_jax: {one_line(error)}', file=sys.stderr, flush=True)
+    if isinstance(error, StorageError):
+      # Threads of Orbax may still be failing, each with a traceback.
+      sys.stdout.flush()
+      os._exit(error.status)
     sys.exit(error.status)
   except KeyboardInterrupt:
     print('alexnet_jax: interrupted', file=sys.stderr, flush=True)
@@ -66,7 +87,8 @@ def write_aside(path: str, write: Callable[[IO[bytes]], Any]) -> None:
     with aside.open('wb') as file:
       write(file)
     os.replace(aside, path)
-  except OSError as error:
+  except (OSError, RuntimeError) as error:  # PyTorch's is a RuntimeError.
     raise StorageError(f'cannot write {path}: {error}') from error
   finally:
-    aside.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      aside.unlink(missing_ok=True)

@@ -289,7 +289,7 @@ def _check_rules(config: Config) -> None:
         f"{where}: a dict with 'params', such as {{'params': '*/bias', "
         "'multiplier': 2.0}}"
       )
-    unknown = sorted(rule.keys() - set(_RULE_KEYS))
+    unknown = sorted(rule.keys() - set(_RULE_KEYS), key=str)
     if unknown:
       raise UserError(
         f'{where}: unknown {unknown[0]!r}; there are {", ".join(_RULE_KEYS)}'
@@ -430,8 +430,8 @@ def check_eval(config: Config, workdir: epath.Path) -> None:
     difference
     for difference in _differences(flatten(_plain(config)), there)
     if difference.startswith('model.')
-    # Converted weights know the network and no more.
-    and ('converted_from' not in saved or difference.split()[0] in there)
+    # Converted weights know the network and no more; older runs, less.
+    and difference.split()[0] in there
   ]
   if differences:
     raise UserError(
@@ -464,7 +464,7 @@ def read_config(workdir: epath.Path) -> dict[str, Any] | None:
     config = json.loads(path.read_text())
     if not isinstance(config, dict):
       raise ValueError('not an object')
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     raise UserError(f'{path} is not a config: {_one_line(error)}') from error
   return config
 

@@ -8,12 +8,15 @@ torchvision state dict. docs/networks.md has the commands for published files.
 Exit status: 0 done; 2 the files do not go, and nothing was written; 3 storage.
 """
 
+import contextlib
 import functools
 import json
 import math
 import os
 import pathlib
 import sys
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,7 +25,7 @@ from etils import epath
 
 from alexnet_jax import caffe_model, checkpoint, pretrained
 from alexnet_jax import config as config_lib
-from alexnet_jax.command import Parser, run
+from alexnet_jax.command import Parser, run, write_aside
 from alexnet_jax.data import imagenet, preprocess
 from alexnet_jax.errors import StorageError, UserError
 from alexnet_jax.model import ARCHITECTURES, Architecture
@@ -131,9 +134,10 @@ def from_params(
     if kernel.ndim == 4:
       weight = kernel.transpose(3, 2, 0, 1)
     elif name in maps:
-      c, h, w = maps[name]
-      weight = kernel.reshape(h, w, c, -1).transpose(3, 2, 0, 1)
-      weight = weight.reshape(-1, c * h * w)
+      channels = maps[name][0]
+      size = math.isqrt(len(kernel) // channels)  # Of the run's own crops.
+      weight = kernel.reshape(size, size, channels, -1).transpose(3, 2, 0, 1)
+      weight = weight.reshape(-1, len(kernel))
     else:
       weight = kernel.T
     weights[name] = (np.ascontiguousarray(weight), np.asarray(bias))
@@ -164,7 +168,9 @@ def read_torchvision(path: str) -> dict[str, Tensor]:
     if pathlib.Path(path).suffix == '.safetensors':
       loaded = _import('safetensors.torch').load_file(path)
     else:
-      loaded = torch.load(path, map_location='cpu', weights_only=True)
+      _check_zip(path)
+      with warnings.catch_warnings(action='ignore'):
+        loaded = torch.load(path, map_location='cpu', weights_only=True)
   except Exception as error:  # Whatever is raised by what a file may hold.
     reason = str(error).strip().split('\n')[0][:160]
     raise UserError(
@@ -176,25 +182,47 @@ def read_torchvision(path: str) -> dict[str, Tensor]:
       loaded = loaded[wrapper]
   if not isinstance(loaded, Mapping) or not loaded:
     raise UserError(f'{path} holds a {type(loaded).__name__}, no state dict')
-  tensors = {}
-  for name, tensor in loaded.items():
-    if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+  tensors: dict[str, Tensor] = {}
+  for full_name, tensor in loaded.items():
+    # Of networks, or their `features` alone, that ran on several GPUs.
+    name = str(full_name)[:200].replace('module.', '')
+    if name in tensors:
+      raise UserError(f'{path} has the tensor {name} twice')
+    if (
+      not isinstance(tensor, torch.Tensor)
+      or tensor.dtype
+      not in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+      or tensor.layout != torch.strided
+      or tensor.is_nested
+      or tensor.is_meta
+    ):
       kind = getattr(tensor, 'dtype', type(tensor).__name__)
-      raise UserError(f'{path}: {name} is {kind}, a float tensor expected')
+      raise UserError(
+        f'{path}: {name} is {kind}, a dense float tensor expected'
+      )
     # An expanded one may claim any size.
     if tensor.numel() * tensor.element_size() > os.path.getsize(path):
       raise UserError(
         f'{path}: {name} claims the shape {tuple(tensor.shape)}, more than the '
         'file holds'
       )
-    tensors[str(name).removeprefix('module.')] = Tensor(
+    tensors[name] = Tensor(
       tuple(tensor.shape), functools.partial(_as_numpy, tensor)
     )
   return tensors
 
 
+def _check_zip(path: str) -> None:
+  """PyTorch stores without compressing: what swells is no file of its."""
+  if zipfile.is_zipfile(path):
+    with zipfile.ZipFile(path) as file:
+      swollen = sum(entry.file_size for entry in file.infolist())
+    if swollen > os.path.getsize(path):
+      raise ValueError(f'it would swell to {swollen} bytes')
+
+
 def _as_numpy(tensor: Any) -> np.ndarray:
-  return tensor.float().numpy()
+  return tensor.detach().float().resolve_neg().numpy()
 
 
 def read_caffe(path: str) -> tuple[str | None, dict[str, Tensor]]:
@@ -219,6 +247,8 @@ def read_caffe(path: str) -> tuple[str | None, dict[str, Tensor]]:
           f'{path}: {layer.name}.{name} claims the shape {shape}, but holds '
           f'{caffe_model.count(blob)} numbers'
         )
+      if f'{layer.name}.{name}' in tensors:
+        raise UserError(f'{path} has the tensor {layer.name}.{name} twice')
       tensors[f'{layer.name}.{name}'] = Tensor(
         shape,
         functools.partial(caffe_model.to_array, blob, shape),
@@ -244,7 +274,7 @@ def check_tensors(
     UserError: the first tensor that differs, with the two shapes.
   """
   head = tensors.get(f'{names[architecture.layer_names[-1]]}.weight')
-  num_classes = head.shape[0] if head and head.shape else 1000
+  num_classes = (head.shape[0] if head and head.shape else 0) or 1000
   expected = {}
   for layer, shapes in source_shapes(architecture, num_classes).items():
     for kind, shape in zip(('weight', 'bias'), shapes, strict=True):
@@ -257,12 +287,13 @@ def check_tensors(
         f'{path} is not of the network {architecture.name!r}: tensor {name} '
         f'is {found}, {wanted} expected'
       )
+  arrays = {name: tensors[name].read() for name in expected}
+  for name, array in arrays.items():
+    if not np.isfinite(array).all():
+      raise UserError(f'{path}: {name} holds numbers that are not finite')
   return {
-    layer: (
-      tensors[f'{names[layer]}.weight'].read().reshape(shapes[0]),
-      tensors[f'{names[layer]}.bias'].read().reshape(shapes[1]),
-    )
-    for layer, shapes in source_shapes(architecture, num_classes).items()
+    layer: (arrays[f'{names[layer]}.weight'], arrays[f'{names[layer]}.bias'])
+    for layer in architecture.layer_names
   }
 
 
@@ -283,7 +314,9 @@ def to_workdir(
   source: str, dest: epath.Path, architecture: str | None, mean: str | None
 ) -> Params:
   """Converts a file to a workdir; see the module's docstring."""
-  if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
+  if os.path.islink(dest) or (
+    dest.exists() and (not dest.is_dir() or any(dest.iterdir()))
+  ):
     raise UserError(f'{dest} is there already: name a new folder')
   if pathlib.Path(source).suffix == '.caffemodel':
     found, tensors = read_caffe(source)
@@ -400,6 +433,10 @@ def _write_workdir(dest, params, config, preprocessing) -> None:
     aside.rename(dest)
   except OSError as error:
     raise StorageError(f'cannot write {dest}: {error}') from error
+  finally:
+    with contextlib.suppress(OSError):
+      if aside.exists():
+        aside.rmtree()
 
 
 def to_torchvision(source: epath.Path, dest: str, step: str) -> Params:
@@ -408,6 +445,8 @@ def to_torchvision(source: epath.Path, dest: str, step: str) -> Params:
     raise UserError(
       f'{dest}: a state dict ends in one of {", ".join(_TORCH_SUFFIXES)}'
     )
+  if not pathlib.Path(dest).absolute().parent.is_dir():
+    raise UserError(f'no folder for {dest}')
   torch = _import('torch')
   network = pretrained.load(source, step)
   architecture, params = network.model.architecture, network.params
@@ -416,21 +455,25 @@ def to_torchvision(source: epath.Path, dest: str, step: str) -> Params:
       f'{source} holds the network {architecture.name!r}: only torchvision '
       'goes into a torchvision state dict'
     )
+  weights = from_params(architecture, params)
+  expected = source_shapes(architecture, network.model.num_classes)
+  for layer, (weight, _) in weights.items():
+    if weight.shape != expected[layer][0]:
+      raise UserError(
+        f'{source} was trained on crops of {network.preprocessing.crop_size} '
+        f'pixels: {_TORCHVISION_NAMES[layer]}.weight is {weight.shape}, '
+        f'{expected[layer][0]} expected'
+      )
   state = {
     f'{_TORCHVISION_NAMES[layer]}.{kind}': torch.from_numpy(array.copy())
-    for layer, pair in from_params(architecture, params).items()
+    for layer, pair in weights.items()
     for kind, array in zip(('weight', 'bias'), pair, strict=True)
   }
-  aside = pathlib.Path(dest).with_name(f'.{pathlib.Path(dest).name}.tmp')
-  try:
-    if pathlib.Path(dest).suffix == '.safetensors':
-      _import('safetensors.torch').save_file(state, aside)
-    else:
-      torch.save(state, aside)
-    os.replace(aside, dest)
-  except (OSError, RuntimeError) as error:
-    aside.unlink(missing_ok=True)
-    raise StorageError(f'cannot write {dest}: {error}') from error
+  if pathlib.Path(dest).suffix == '.safetensors':
+    encoded = _import('safetensors.torch').save(state)
+    write_aside(dest, lambda file: file.write(encoded))
+  else:
+    write_aside(dest, lambda file: torch.save(state, file))
   print(
     f'step {network.step}, params_digest {checkpoint.params_digest(params)}\n'
     f'converted: {dest}'
@@ -461,8 +504,10 @@ def main(argv: list[str]) -> None:
   if not source.exists():
     raise UserError(f'no file or folder {flags.source!r} (SOURCE)')
   if source.is_dir():
+    if flags.mean or flags.architecture:
+      raise UserError('--mean and --architecture are for files, not workdirs')
     to_torchvision(source, flags.dest, flags.step)
-  elif source.suffix in (*_TORCH_SUFFIXES, '.caffemodel'):
+  elif source.suffix in (*_TORCH_SUFFIXES, '.tar', '.caffemodel'):
     to_workdir(
       str(source),
       config_lib.absolute(flags.dest),
@@ -471,8 +516,8 @@ def main(argv: list[str]) -> None:
     )
   else:
     raise UserError(
-      f'{flags.source}: a workdir, or a file that ends in .caffemodel or one '
-      f'of {", ".join(_TORCH_SUFFIXES)}'
+      f'{flags.source}: a workdir, or a file that ends in .caffemodel, .tar '
+      f'or one of {", ".join(_TORCH_SUFFIXES)}'
     )
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -41,20 +42,29 @@ def find_pictures(names: list[str]) -> list[str]:
   """
   paths = []
   for name in names:
-    if tf.io.gfile.isdir(name):
-      found = sorted(
-        os.path.join(folder, file)
-        for folder, _, files in tf.io.gfile.walk(name)
-        for file in files
-        if file.lower().endswith(_SUFFIXES)
-      )
-      if not found:
-        raise UserError(f'no {", ".join(_SUFFIXES)} in the folder {name!r}')
-      paths += found
-    elif tf.io.gfile.exists(name):
-      paths.append(name)
-    else:
+    try:
+      is_folder, is_there = tf.io.gfile.isdir(name), tf.io.gfile.exists(name)
+    except (tf.errors.OpError, ValueError) as error:
+      raise UserError(f'cannot look at {name!r} (IMAGE): {error}') from error
+    if not is_there:
       raise UserError(f'no picture or folder {name!r} (IMAGE)')
+    if not is_folder:
+      paths.append(name)
+      continue
+    # os.walk does not follow links, which may lead round in a circle.
+    walk = tf.io.gfile.walk if '://' in name else os.walk
+    found = sorted(
+      os.path.join(folder, file)
+      for folder, _, files in walk(name)
+      for file in files
+      if file.lower().endswith(_SUFFIXES)
+    )
+    if not found:
+      raise UserError(f'no {", ".join(_SUFFIXES)} in the folder {name!r}')
+    paths += found
+  for path in paths:
+    if not path.isprintable():
+      raise UserError(f'a file name that cannot be printed: {path!r}')
   return paths
 
 
@@ -91,14 +101,27 @@ def predict(
   step = jax.jit(functools.partial(_step, network.model))
   params = jax.device_put(network.params)
   batches = input_pipeline.iterate(views, examples.enumerate(), batch_size)
+  done = 0
   try:
-    for i, batch in enumerate(batches):
+    for batch in batches:
       probabilities, features = jax.device_get(step(params, batch['image']))
-      start = i * batch_size
-      yield paths[start : start + len(features)], probabilities, features
-  except tf.errors.OpError as error:
-    reason = ' '.join(str(error.message).split())[:200]
-    raise UserError(f'cannot read a picture: {reason}') from error
+      if not np.isfinite(probabilities).all():
+        raise UserError('the network answers with numbers that are not finite')
+      names = paths[done : done + len(features)]
+      yield names, probabilities, features
+      done += len(names)
+  except (tf.errors.OpError, UnicodeError) as error:
+    _name_unreadable(paths[done : done + batch_size])
+    raise UserError(f'cannot read a picture: {error}') from error
+
+
+def _name_unreadable(paths: list[str]) -> None:
+  for path in paths:
+    try:
+      tf.io.read_file(path)
+    except (tf.errors.OpError, UnicodeError) as error:
+      reason = getattr(error, 'message', error)
+      raise UserError(f'cannot read {path!r}: {reason}') from error
 
 
 def _step(model: AlexNet, params: Any, images: jax.Array):
@@ -156,13 +179,15 @@ def plot(results: list[dict[str, Any]], path: str) -> None:
     )
     _draw_picture(figure.add_subplot(cell[0]), result['path'])
     _draw_bars(figure.add_subplot(cell[1]), result['classes'])
-  write_aside(path, lambda file: figure.savefig(file, bbox_inches='tight'))
+  with warnings.catch_warnings(action='ignore'):  # Letters that no font has.
+    write_aside(path, lambda file: figure.savefig(file, bbox_inches='tight'))
   plt.close(figure)
 
 
 def _draw_picture(axes, path: str) -> None:
   image = preprocess.decode(tf.io.read_file(path))
   axes.imshow(image.numpy())
+  axes.set_anchor('S')  # Down on its bars, whatever its shape.
   axes.set_axis_off()
 
 
@@ -176,6 +201,7 @@ def _draw_bars(axes, classes: list[dict[str, Any]]) -> None:
       f'{name[:30]}  {entry["probability"]:.0%}',
       va='center',
       fontsize=8,
+      parse_math=False,
     )
   axes.set(xlim=(0, 1), ylim=(_LIKELIEST - 0.5, -0.5), xticks=[], yticks=[])
 
@@ -205,9 +231,18 @@ def main(argv: list[str]) -> None:
     raise UserError(f'--batch_size is {flags.batch_size}: at least 1 needed')
   for option in ('features', 'plot'):
     path = getattr(flags, option)
-    if path and not pathlib.Path(path).absolute().parent.is_dir():
+    if not path:
+      continue
+    suffix = {'features': '.npz', 'plot': '.png'}[option]
+    if not path.endswith(suffix):
+      raise UserError(f'--{option}={path}: a name that ends in {suffix} needed')
+    if not pathlib.Path(path).absolute().parent.is_dir():
       raise UserError(f'no folder for --{option}={path}')
   paths = find_pictures(flags.images)
+  if flags.plot and os.path.realpath(flags.plot) in map(
+    os.path.realpath, paths
+  ):
+    raise UserError(f'--plot={flags.plot} is one of the pictures')
   network = pretrained.load(flags.workdir, flags.step)
   results, all_features = [], []
   with tqdm(total=len(paths), unit='picture', disable=None) as bar:

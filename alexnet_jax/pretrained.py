@@ -58,7 +58,7 @@ def read_preprocessing(workdir: epath.Path) -> preprocess.Preprocessing:
     )
   try:
     return preprocess.Preprocessing.from_json(path.read_text())
-  except (ValueError, KeyError, TypeError) as error:
+  except (ValueError, KeyError, TypeError, OSError) as error:
     raise UserError(f'{path} is damaged: {error!r}') from error
 
 
@@ -79,14 +79,15 @@ def load(workdir: epath.PathLike, step: str = 'best') -> Pretrained:
   saved = config_lib.read_config(folder)
   if saved is None or 'model' not in saved:
     raise UserError(f'{folder} has no config.json that names a network')
+  preprocessing = read_preprocessing(folder)
   try:
     model = build_model(saved['model'])
-  except (KeyError, TypeError, ValueError) as error:
+    shapes = abstract_params(model, preprocessing.crop_size)
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
     raise UserError(
-      f'{folder / "config.json"} names no network: {error!r}'
+      f'{folder / "config.json"} names no network that preprocessing.json '
+      f'fits: {error!r}'
     ) from error
-  preprocessing = read_preprocessing(folder)
-  shapes = abstract_params(model, preprocessing.crop_size)
   found, best_step, params = checkpoint.restore_params(folder, step, shapes)
   return Pretrained(model, params, preprocessing, found, best_step)
 

@@ -3,7 +3,8 @@
 import io
 import os
 
-# Before JAX starts.
+# Before JAX and TensorFlow start.
+os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
 
 import jax

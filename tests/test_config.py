@@ -55,6 +55,7 @@ def test_every_config_goes(name):
     ('optimizer.rules', ({'multiplier': 2.0},)),
     ('optimizer.rules', ({'params': '*/bias'},)),
     ('optimizer.rules', ({'params': '*/bias', 'rate': 2.0},)),
+    ('optimizer.rules', ({'params': '*/bias', 1: 2.0, 'rate': 2.0},)),
     ('optimizer.rules', ({'params': '*/bias', 'multiplier': -2.0},)),
     ('optimizer.rules', ({'params': '*/bias', 'multiplier': '2'},)),
     ('optimizer.rules', ({'params': 'conv9/*', 'multiplier': 2.0},)),

@@ -1,8 +1,10 @@
 """Weights in and out, through files as their own programs write them."""
 
+import io
 import json
 import pathlib
 import pickle
+import zipfile
 
 import caffe_encoder
 import jax
@@ -15,7 +17,7 @@ from etils import epath
 
 from alexnet_jax import checkpoint, convert, pretrained
 from alexnet_jax.data import imagenet
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import StorageError, UserError
 
 CLASSES = 10
 
@@ -70,9 +72,11 @@ def test_torchvision_there_and_back(tmp_path, state_dict, suffix):
   source, back = tmp_path / f'in{suffix}', tmp_path / f'out{suffix}'
   if suffix == '.pth':
     # As a training script saves it, from several GPUs.
-    torch.save(
-      {'model': {f'module.{k}': v for k, v in state_dict.items()}}, source
-    )
+    trained = {
+      k.replace('features.', 'features.module.'): torch.nn.Parameter(v)
+      for k, v in state_dict.items()
+    }
+    torch.save({'epoch': 90, 'state_dict': trained}, source)
   else:
     safetensors.torch.save_file(state_dict, source)
   workdir = tmp_path / 'converted'
@@ -217,12 +221,46 @@ def changed(tensors, **changes):
       r'classifier.6.weight claims the shape \(10000000, 4096\)',
     ),
     ({'classifier__6__bias': torch.zeros(10, dtype=torch.int64)}, 'int64'),
-    ({'epoch': 90}, 'epoch is int, a float tensor expected'),
+    ({'epoch': 90}, 'epoch is int, a dense float tensor expected'),
+    ({'module__classifier__6__bias': torch.zeros(10)}, 'bias twice'),
+    ({'classifier__6__bias': torch.zeros(10).to_sparse()}, 'dense'),
+    ({'classifier__6__bias': torch.zeros(10, device='meta')}, 'dense'),
+    (
+      {'classifier__6__bias': torch.full((10,), torch.nan)},
+      'classifier.6.bias holds numbers that are not finite',
+    ),
+    (
+      {
+        'classifier__6__weight': torch.zeros(0, 4096),
+        'classifier__6__bias': torch.zeros(0),
+      },
+      r'classifier.6.weight is \(0, 4096\), \(1000, 4096\) expected',
+    ),
   ],
 )
 def test_wrong_tensors(tmp_path, state_dict, changes, match):
   source = saved(tmp_path, changed(state_dict, **changes))
   refuse(tmp_path, source, match=match)
+
+
+def test_a_file_that_swells(tmp_path):
+  with zipfile.ZipFile(tmp_path / 'in.pth', 'w', zipfile.ZIP_DEFLATED) as file:
+    file.writestr('in/data/0', b'\0' * 10**7)
+  refuse(tmp_path, tmp_path / 'in.pth', match='swell to 10000000 bytes')
+
+
+def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch, state_dict):
+  def full(*_):
+    raise OSError('no space left')
+
+  source = saved(tmp_path, state_dict)
+  monkeypatch.setattr(convert.checkpoint, 'save_params', full)
+  with pytest.raises(StorageError, match='no space left'):
+    convert.main([str(source), str(tmp_path / 'converted')])
+  assert list(tmp_path.iterdir()) == [source]
+  (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
+  with pytest.raises(UserError, match='is there already'):
+    convert.main([str(source), str(tmp_path / 'link')])
 
 
 class Malicious:
@@ -309,6 +347,16 @@ def test_absurd_sizes(tmp_path):
   refuse(tmp_path, source, match='cut short')
 
 
+def test_a_layer_twice(tmp_path):
+  net = convert.caffe_model._messages()['NetParameter']()
+  for layer in (net.layers.add(), net.layer.add()):
+    layer.name = 'conv1'
+    layer.blobs.add().shape.dim.append(1)
+    layer.blobs[0].data.append(0)
+  (tmp_path / 'in.caffemodel').write_bytes(net.SerializeToString())
+  refuse(tmp_path, tmp_path / 'in.caffemodel', match=r'conv1.weight twice')
+
+
 def test_weights_alone_need_a_name(tmp_path):
   net = convert.caffe_model._messages()['NetParameter']()
   blob = net.layer.add(name='conv1', type='Convolution').blobs.add()
@@ -325,6 +373,21 @@ def test_wrong_means(tmp_path, little):
   mean.write_bytes(caffe_encoder.binaryproto(np.zeros((3, 8, 8), np.float32)))
   refuse(tmp_path, source, f'--mean={mean}', match=r'\(3, 8, 8\)')
   refuse(tmp_path, source, '--mean=absent', match='absent')
+  np.savez(tmp_path / 'mean.npz', a=np.zeros(1))
+  (tmp_path / 'mean.npz').rename(tmp_path / 'several.npy')
+  np.save(tmp_path / 'large.npy', np.full((3, 256, 256), 1e40))
+  header = io.BytesIO()
+  np.lib.format.write_array_header_1_0(
+    header, {'descr': '<f8', 'fortran_order': False, 'shape': (10**12, 3)}
+  )
+  (tmp_path / 'claims.npy').write_bytes(header.getvalue())
+  for name, match in (
+    ('several', 'several arrays'),
+    ('large', 'not finite'),
+    ('claims', 'no NumPy array'),
+  ):
+    path = tmp_path / f'{name}.npy'
+    refuse(tmp_path, source, f'--mean={path}', match=match)
   np.save(tmp_path / 'mean.npy', np.array([Malicious()]), allow_pickle=True)
   refuse(
     tmp_path, source, f'--mean={tmp_path / "mean.npy"}', match='no NumPy array'
@@ -341,6 +404,19 @@ def test_wrong_arguments(tmp_path, state_dict):
   (tmp_path / 'converted').mkdir()
   (tmp_path / 'converted' / 'mine').write_text('kept')
   refuse(tmp_path, source, match='is there already')
+
+
+def test_a_run_at_another_crop_does_not_go_back(small_network, tmp_path):
+  with pytest.raises(
+    UserError, match=r'classifier.1.weight is \(4096, 256\), \(4096, 9216\)'
+  ):
+    convert.main([str(small_network), str(tmp_path / 'out.pth')])
+  with pytest.raises(UserError, match='are for files'):
+    convert.main(
+      [str(small_network), str(tmp_path / 'out.pth'), '--mean=mean.npy']
+    )
+  with pytest.raises(UserError, match='no folder for'):
+    convert.main([str(small_network), str(tmp_path / 'absent/out.pth')])
 
 
 def test_only_torchvision_goes_into_a_state_dict(tmp_path):

@@ -121,6 +121,16 @@ def test_a_frozen_parameter_does_not_move(rate_in_velocity):
   assert moves['kernel'] == [*[False] * 5, True, True]
 
 
+@pytest.mark.parametrize('rate_in_velocity', [True, False])
+def test_a_frozen_parameter_stands_whatever_its_gradient(rate_in_velocity):
+  params = layer(np.random.default_rng(0))
+  rates = optimizer.rates_of(settings(frozen_layers=('conv1',)), 1, 1)
+  tx = optimizer.paper_sgd(rate_in_velocity=rate_in_velocity)
+  grads = jax.tree.map(lambda x: x * jnp.inf, params)
+  updates, _ = tx.update(grads, tx.init(params), params, rates=rates(params, 0))
+  assert all(not np.any(x) for x in jax.tree.leaves(updates))
+
+
 def test_frozen_layers_come_last():
   config = settings(
     rules=({'params': '*', 'learning_rate': 0.3},), frozen_layers=('conv1',)

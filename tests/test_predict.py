@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import conftest
 import jax
@@ -109,6 +110,9 @@ def test_classes_without_names():
     (['FOLDER', '--step=7'], "no checkpoint '7'"),
     (['FOLDER', '--batch_size=0'], 'at least 1'),
     (['FOLDER', '--plot=absent/plot.png'], 'no folder for --plot'),
+    (['FOLDER', '--plot=plot.jpg'], r'ends in \.png'),
+    (['FOLDER/more/z.png', '--plot=FOLDER/more/z.png'], 'one of the pictures'),
+    (['nosuch://bucket/a.jpg'], 'nosuch://bucket/a.jpg'),
     (['FOLDER', '--colour=red'], '--colour=red'),
     ([], 'IMAGE'),
   ],
@@ -121,7 +125,8 @@ def test_refusals(small_network, folder, tmp_path, arguments, match):
     'FOLDER': str(folder),
   }
   out = tmp_path / 'out.npz'
-  arguments = [names.get(argument, argument) for argument in arguments]
+  for name, path in names.items():
+    arguments = [argument.replace(name, path) for argument in arguments]
   with pytest.raises(UserError, match=match) as error:
     predict.main(
       [f'--workdir={small_network}', f'--features={out}', *arguments]
@@ -144,3 +149,39 @@ def test_a_broken_picture_among_others_is_named(
       ]
     )
   assert not (tmp_path / 'plot.png').exists()
+
+
+def test_folders_that_lead_round_and_names_of_all_kinds(
+  small_network, folder, tmp_path, capsys
+):
+  (folder / 'more' / 'round').symlink_to(folder)
+  assert len(predict.find_pictures([str(folder)])) == 5
+  (folder / 'gone.jpg').symlink_to(tmp_path / 'nowhere')
+  with pytest.raises(UserError, match=r"cannot read '.*gone\.jpg'"):
+    predict.main([str(folder), f'--workdir={small_network}'])
+  (folder / 'gone.jpg').rename(folder / 'two\nlines.jpg')
+  with pytest.raises(UserError, match='cannot be printed'):
+    predict.find_pictures([str(folder)])
+
+
+@pytest.mark.parametrize(
+  ('file', 'changes'),
+  [
+    ('config.json', {'model': 'x'}),
+    ('config.json', {'model': {'name': 'torchvision', 'num_classes': '10'}}),
+    ('config.json', {'model': {'name': 'vgg', 'num_classes': 10}}),
+    ('preprocessing.json', {'crop_size': 0}),
+    ('preprocessing.json', {'crop_size': 'a'}),
+    ('preprocessing.json', {'resize': 'foo'}),
+    ('preprocessing.json', {'mean': [1, 2]}),
+    ('preprocessing.json', {'std': [0, 0, 0]}),
+    ('preprocessing.json', {'class_names': [1, 2]}),
+  ],
+)
+def test_a_damaged_workdir_is_named(small_network, tmp_path, file, changes):
+  workdir = tmp_path / 'damaged'
+  shutil.copytree(small_network, workdir)
+  saved = json.loads((workdir / file).read_text())
+  (workdir / file).write_text(json.dumps({**saved, **changes}))
+  with pytest.raises(UserError, match=file):
+    pretrained.load(workdir)

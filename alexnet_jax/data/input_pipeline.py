@@ -6,6 +6,7 @@ iterator checkpoints: a step number says where the stream goes on.
 """
 
 import collections
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -197,9 +198,15 @@ def _name_undecodable(examples: tf.data.Dataset, error: Exception) -> None:
     except tf.errors.InvalidArgumentError as cause:
       raise UserError(
         f'cannot decode picture {example["key"].decode()}: '
-        f'{" ".join(str(cause.message).split())[:160]}; mend it or leave it out'
+        f'{_reason(cause)[:160]}; mend it or leave it out'
       ) from cause
   raise error
+
+
+def _reason(error: tf.errors.OpError) -> str:
+  """A message without the name of the operation that it came from."""
+  message = ' '.join(str(error.message).split())
+  return re.sub(r'\{\{[^}]*\}\}|\[Op:\w+\]( name:)?', '', message).strip()
 
 
 def to_devices(

@@ -67,6 +67,25 @@ class Preprocessing:
   eigenvectors: np.ndarray | None = None
   color_stats: dict[str, Any] | None = None
 
+  def __post_init__(self):
+    size = self.resize_size
+    fits = (
+      self.resize in ('short_side', 'warp'),
+      isinstance(size, int) and isinstance(self.crop_size, int),
+      # Not of what a file may hold in their place.
+      np.shape(self.mean) in ((3,), (size, size, 3)),
+      np.shape(self.std) == (3,),
+      all(isinstance(name, str) for name in self.class_names),
+    )
+    if not all(fits) or not 0 < self.crop_size <= size:
+      raise ValueError(
+        f'resize {self.resize!r} to {size}, crop {self.crop_size}, mean of '
+        f'shape {np.shape(self.mean)}, std of shape {np.shape(self.std)}'
+      )
+    for pixels in (self.mean, self.std):
+      if not np.isfinite(pixels).all() or not np.all(self.std):
+        raise ValueError('mean or std is not finite, or std is 0')
+
   def to_json(self) -> str:
     """Small things first: the mean image is long."""
     fields = dataclasses.asdict(self)

@@ -58,15 +58,19 @@ def paper_sgd(
     decayed = jax.tree.map(
       lambda g, w, decay: g + decay * w, grads, params, rates.weight_decay
     )
-    if not rate_in_velocity:
+
+    def scale(tree):
+      return jax.tree.map(lambda x, lr: -lr * x, tree, rates.learning_rate)
+
+    if rate_in_velocity:
+      moves, state = velocity.update(scale(decayed), state)
+    else:
       v, state = velocity.update(decayed, state)
-      return jax.tree.map(lambda v, lr: -lr * v, v, rates.learning_rate), state
-    steps = jax.tree.map(lambda g, lr: -lr * g, decayed, rates.learning_rate)
-    v, state = velocity.update(steps, state)
-    moved = jax.tree.map(
-      lambda v, lr: jnp.where(lr > 0, v, 0), v, rates.learning_rate
+      moves = scale(v)
+    held = jax.tree.map(
+      lambda move, lr: jnp.where(lr > 0, move, 0), moves, rates.learning_rate
     )
-    return moved, state
+    return held, state
 
   return optax.GradientTransformationExtraArgs(velocity.init, update)
 
