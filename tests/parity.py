@@ -2,8 +2,8 @@
 
   python tests/parity.py
 
-The reference, torch_alexnets.py, was written from the originals by someone who
-had not seen this project's networks. Both get the same random weights and
+The reference, torch_alexnets.py, was written from the originals, independently
+of this project's networks. Both get the same random weights and
 pixels in float64, at a scale where LRN bends what passes through it, and are
 compared in logits, `features` and the gradient of the loss by each parameter;
 in float32, as people run it, in logits. (Not in gradients: where two activities
