@@ -347,8 +347,8 @@ def _init_from(
   std, trained_std = config.data.std, source.preprocessing.std
   if std != 'channel' and not np.allclose(std, trained_std, rtol=0.2):
     writer.say(
-      f'  these were trained on pixels divided by {tuple(trained_std)}, not '
-      f'by {tuple(std)} (data.std): expect a poor start'
+      f'  these were trained on pixels divided by {trained_std.tolist()}, not '
+      f'by {list(std)} (data.std): expect a poor start'
     )
   return state.replace(params=params)
 
