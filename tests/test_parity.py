@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 import torch
 import torch_alexnets
+from test_alexnet import PARAMETERS
 
 from alexnet_jax.model import (
   ARCHITECTURES,
@@ -17,15 +18,6 @@ from alexnet_jax.model import (
   local_response_normalization,
 )
 from alexnet_jax.model.architectures import LRN
-
-PARAMETERS = {
-  'paper': 60_965_224,
-  'krizhevsky2012': 60_965_224,
-  'owt': 61_100_840,
-  'caffe': 60_965_224,
-  'caffenet': 60_965_224,
-  'torchvision': 61_100_840,
-}
 
 
 def test_there_is_a_reference_for_each():
