@@ -164,6 +164,16 @@ def test_folders_that_lead_round_and_names_of_all_kinds(
     predict.find_pictures([str(folder)])
 
 
+def test_a_picture_like_a_thread(small_network, folder):
+  thread = np.zeros((6000, 1, 3), np.uint8)
+  (folder / '2.JPG').write_bytes(encode(thread, form='PNG'))
+  with pytest.raises(
+    UserError, match=r'picture .*2\.JPG: .*side is over 100 times the other'
+  ) as error:
+    predict.main([str(folder), f'--workdir={small_network}'])
+  assert '\n' not in str(error.value)
+
+
 @pytest.mark.parametrize(
   ('file', 'changes'),
   [

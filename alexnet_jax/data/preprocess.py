@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 _PIXEL_RANGE = 255.0
+_MAX_ASPECT = 100
 # torchvision's RandomResizedCrop: draws, share of the area, width / height.
 _ATTEMPTS = 10
 _AREA = (0.08, 1.0)
@@ -110,11 +111,20 @@ def _to_list(array: np.ndarray) -> list:
 def decode(encoded: tf.Tensor) -> tf.Tensor:
   """Decodes JPEG, PNG, GIF or BMP to uint8 `[H, W, 3]`.
 
-  Grey pictures become grey RGB; CMYK JPEGs are converted.
+  Grey pictures become grey RGB; CMYK JPEGs are converted. One whose sides are
+  more than 100:1 is no picture: its short side, resized, would make gigabytes
+  of it (tf.errors.InvalidArgumentError, as of what cannot be decoded).
   """
   image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
   image.set_shape([None, None, 3])
-  return image
+  sides = tf.shape(image)[:2]
+  thin = tf.debugging.assert_less_equal(
+    tf.reduce_max(sides),
+    _MAX_ASPECT * tf.reduce_min(sides),
+    message=f'one side is over {_MAX_ASPECT} times the other',
+  )
+  with tf.control_dependencies([] if thin is None else [thin]):
+    return tf.identity(image)
 
 
 def resize(image: tf.Tensor, how: str, size: int) -> tf.Tensor:
