@@ -455,6 +455,11 @@ def to_torchvision(source: epath.Path, dest: str, step: str) -> Params:
       f'{source} holds the network {architecture.name!r}: only torchvision '
       'goes into a torchvision state dict'
     )
+  if network.dropout_scaling != 'train':
+    raise UserError(
+      f'{source} scales at test time (model.dropout_scaling), torchvision in '
+      'training: the same weights would be another network'
+    )
   weights = from_params(architecture, params)
   expected = source_shapes(architecture, network.model.num_classes)
   for layer, (weight, _) in weights.items():

@@ -27,6 +27,7 @@ class Pretrained(NamedTuple):
     preprocessing: what a picture goes through before it.
     step: the checkpoint's; 0 of converted weights.
     best_step: the step of the least validation error.
+    dropout_scaling: 'train' or 'test'; see `architectures.Dropout`.
   """
 
   model: AlexNet
@@ -34,6 +35,7 @@ class Pretrained(NamedTuple):
   preprocessing: preprocess.Preprocessing
   step: int
   best_step: int
+  dropout_scaling: str
 
 
 def build_model(config: Any) -> AlexNet:
@@ -89,7 +91,8 @@ def load(workdir: epath.PathLike, step: str = 'best') -> Pretrained:
       f'fits: {error!r}'
     ) from error
   found, best_step, params = checkpoint.restore_params(folder, step, shapes)
-  return Pretrained(model, params, preprocessing, found, best_step)
+  scaling = saved['model'].get('dropout_scaling', 'train')
+  return Pretrained(model, params, preprocessing, found, best_step, scaling)
 
 
 def abstract_params(model: AlexNet, image_size: int) -> Any:

@@ -323,6 +323,12 @@ def _init_from(
       f'{config.init_from} (init_from) holds the network {name!r}, not '
       f'{config.model.name!r} (model.name)'
     )
+  if source.dropout_scaling != config.model.dropout_scaling:
+    raise UserError(
+      f'{config.init_from} (init_from) was trained with '
+      f'model.dropout_scaling={source.dropout_scaling}: take the same, or its '
+      'weights are those of another network'
+    )
   params = dict(source.params)
   head = source.model.architecture.layer_names[-1]
   kept = ''

@@ -1,7 +1,7 @@
 """Every field there is, with its meaning; the other configs override these.
 
-The values are the paper's on ImageNet. This file is not a run of its own: see
-`imagenet.py`.
+The values are the paper's on ImageNet, but for `dropout_scaling`. This file is
+not a run of its own: see `imagenet.py`.
 """
 
 import ml_collections

@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import pickle
+import shutil
 import zipfile
 
 import caffe_encoder
@@ -417,6 +418,19 @@ def test_a_run_at_another_crop_does_not_go_back(small_network, tmp_path):
     )
   with pytest.raises(UserError, match='no folder for'):
     convert.main([str(small_network), str(tmp_path / 'absent/out.pth')])
+
+
+def test_a_run_that_scales_at_test_time_does_not_go_back(
+  small_network, tmp_path
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(small_network, workdir)
+  saved = json.loads((workdir / 'config.json').read_text())
+  saved['model']['dropout_scaling'] = 'test'
+  (workdir / 'config.json').write_text(json.dumps(saved))
+  with pytest.raises(UserError, match=r'scales at test time'):
+    convert.main([str(workdir), str(tmp_path / 'out.pth')])
+  assert not (tmp_path / 'out.pth').exists()
 
 
 def test_only_torchvision_goes_into_a_state_dict(tmp_path):

@@ -225,6 +225,10 @@ def test_fine_tuning_a_new_head_alone(whole, tiny_dir, tmp_path):
   [
     ({'init_from': '/nowhere'}, 'no checkpoint in /nowhere'),
     (
+      {'model.dropout_scaling': 'test'},
+      'was trained with model.dropout_scaling=train',
+    ),
+    (
       {'model.name': 'owt', 'data.crop_size': 64},
       "holds the network 'torchvision', not 'owt'",
     ),
