@@ -22,7 +22,10 @@ Config: TypeAlias = ml_collections.ConfigDict
 _FREE_FIELDS = (
   'checkpoint.every_steps',
   'checkpoint.keep',
+  'data.cache_dir',
   'data.data_dir',
+  'data.finish',
+  'data.max_error_rate',
   'eval.batch_size',
   'eval.step',
   'log_every_steps',
@@ -39,6 +42,8 @@ _CHOICES = {
   'data.mean_crop': ('center', 'same'),
   'data.lighting': ('sqrt_eigenvalue', 'eigenvalue', 'none'),
   'data.train_crop': ('random', 'random_resized'),
+  'data.finish': ('host', 'device'),
+  'data.on_error': ('stop', 'skip'),
   'optimizer.schedule': (
     'plateau',
     'step',
@@ -57,6 +62,7 @@ _AT_LEAST = {
   'model.num_classes': 1,
   'data.crop_size': 1,
   'data.shuffle_buffer': 1,
+  'data.max_error_rate': 0,
   'eval.batch_size': 1,
   'eval.every_epochs': 1,
   'checkpoint.every_steps': 0,
@@ -207,7 +213,8 @@ def validate(config: Config, mode: str = 'train') -> None:
       f'the config has no field {", ".join(missing)}: make it from '
       'configs/default.py'
     )
-  _check_values(fields, ('model.', 'eval.') if mode == 'eval' else ('',))
+  of_eval = ('model.', 'eval.', 'data.finish', 'data.on_error')
+  _check_values(fields, of_eval if mode == 'eval' else ('',))
   rate = fields['model.dropout_rate']
   if rate is not None and not 0 <= rate < 1:
     raise UserError(f'model.dropout_rate is {rate}: at least 0, below 1')
@@ -216,6 +223,9 @@ def validate(config: Config, mode: str = 'train') -> None:
     _check_rules(config)
     _check_colors(config.data)
     _check_sizes(config)
+    rate = config.data.max_error_rate
+    if rate > 1:
+      raise UserError(f'data.max_error_rate is {rate}: a share, 1 at most')
 
 
 def _check_values(fields: dict[str, Any], prefixes: tuple[str, ...]) -> None:

@@ -10,10 +10,11 @@ from tqdm import tqdm
 
 from alexnet_jax import checkpoint, pretrained, writer
 from alexnet_jax import config as config_lib
-from alexnet_jax.data import input_pipeline, preprocess
-from alexnet_jax.data.dataset import Dataset, open_dataset
+from alexnet_jax.data import faults, input_pipeline, preprocess
+from alexnet_jax.data.dataset import Dataset, open_dataset, origin
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import metrics, steps
+from alexnet_jax.learning.finish import finisher
 
 
 def score(
@@ -25,11 +26,13 @@ def score(
   *,
   batch_size: int,
   crops: int,
+  finish: str = 'host',
 ) -> dict[str, float]:
   """Errors and loss over a whole split.
 
   Args:
-    p_eval_step: `steps.p_eval_step(model)`.
+    p_eval_step: `steps.p_eval_step`, with a `finisher` of these crops where
+      `finish` is 'device'.
     params: on this process's devices (`steps.replicate`).
     dataset: a prepared set.
     split: the split to score.
@@ -37,6 +40,7 @@ def score(
     batch_size: global; any number, it is rounded up to a multiple of the
       devices and the last batch is filled with blanks that count nothing.
     crops: 1 or 10.
+    finish: 'host' or 'device'; see `input_pipeline.train_batches`.
 
   Returns:
     `num_examples`, `top1_error` and `top5_error` (fractions), `loss` (nats).
@@ -50,6 +54,7 @@ def score(
     preprocessing,
     batch_size=batch_size,
     crops=crops,
+    finish=finish,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
@@ -100,6 +105,25 @@ def say_results(workdir: epath.Path, results: dict[str, Any]) -> None:
   writer.say(f'results: {workdir / "results.json"}')
 
 
+def say_left_out(dataset: Dataset) -> None:
+  """How many examples of each split cannot be used, and which."""
+  for split, keys in dataset.left_out.items():
+    if keys:
+      named = ', '.join(sorted(keys)[:5]) + (', ...' if len(keys) > 5 else '')
+      writer.say(
+        f'left out {len(keys)} of {dataset.num_examples(split) + len(keys)} '
+        f'examples of {split}, which cannot be used: {named}'
+      )
+
+
+def write_left_out(dataset: Dataset, workdir: epath.Path) -> None:
+  """Keeps them, so that the set is checked once."""
+  if jax.process_index() == 0 and dataset.left_out:
+    config_lib.write_whole(
+      workdir / faults.FILE, faults.to_json(dataset, workdir)
+    )
+
+
 def _views(crops: int) -> str:
   return 'centre crop' if crops == 1 else f'{crops} crops averaged'
 
@@ -110,7 +134,9 @@ def _epoch(workdir: epath.Path, dataset: Dataset, step: int) -> float | None:
   if saved is None or 'data' not in saved:
     return None
   try:
-    number = dataset.num_examples(saved['data']['train_split'])
+    split = saved['data']['train_split']
+    number = dataset.num_examples(split)
+    number -= faults.num_left_out(workdir, dataset, split)
   except UserError:  # The training split may not be at hand.
     return None
   return step / (number // saved['batch_size'])
@@ -124,7 +150,8 @@ def _check_dataset(
 ) -> None:
   """Is the data set the one trained on, or one that its classes fit?"""
   if preprocessing.dataset is not None:
-    if preprocessing.dataset != dataset.full_name:
+    # A set and its 256 x 256 form hold the same pictures.
+    if origin(preprocessing.dataset) != dataset.origin:
       raise UserError(
         f'{workdir} was trained on {preprocessing.dataset}, not '
         f'{dataset.full_name} (data.name)'
@@ -148,31 +175,40 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   config_lib.check_eval(config, workdir)
   model = pretrained.build_model(config.model)
   dataset = open_dataset(config.data.name, config.data.data_dir)
-  dataset.num_examples(config.data.val_split)
+  split = config.data.val_split
+  dataset.num_examples(split)
   if not (workdir / 'checkpoints').exists():
     checkpoint.restore_params(workdir, config.eval.step, {})
   preprocessing = pretrained.read_preprocessing(workdir)
   _check_dataset(config, workdir, preprocessing, dataset)
+  dataset.check_resize(preprocessing.resize)
   step, best_step, params = checkpoint.restore_params(
     workdir,
     config.eval.step,
     pretrained.abstract_params(model, preprocessing.crop_size),
   )
+  if config.data.on_error == 'skip':
+    dataset = faults.leave_out(
+      dataset, [split], workdir, config.data.max_error_rate
+    )
+    say_left_out(dataset)
+    write_left_out(dataset, workdir)
   writer.banner(
     workdir=workdir,
     network=config.model.name,
     checkpoint=f'step {step} ({config.eval.step})',
-    data=f'{dataset.full_name} {config.data.val_split}',
+    data=f'{dataset.full_name} {split}',
   )
   start = time.time()
   scores = score(
-    steps.p_eval_step(model),
+    steps.p_eval_step(model, finisher(preprocessing, config.eval.crops)),
     steps.replicate(params),
     dataset,
-    config.data.val_split,
+    split,
     preprocessing,
     batch_size=config.eval.batch_size,
     crops=config.eval.crops,
+    finish=config.data.finish,
   )
   results = write_results(
     workdir,
@@ -182,6 +218,7 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     best_step=best_step,
     epoch=_epoch(workdir, dataset, step),
     dataset=dataset.full_name,
+    num_left_out=len(dataset.left_out.get(split, ())),
     params_digest=checkpoint.params_digest(params),
   )
   say_results(workdir, results)

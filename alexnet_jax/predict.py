@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from alexnet_jax import pretrained
 from alexnet_jax.command import Parser, run, write_aside
-from alexnet_jax.data import imagenet, input_pipeline, preprocess
+from alexnet_jax.data import decoding, imagenet, input_pipeline, preprocess
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet
 
@@ -90,17 +90,19 @@ def predict(
     lambda path: {'image': tf.io.read_file(path), 'key': path},
     num_parallel_calls=tf.data.AUTOTUNE,
   )
-  views = examples.map(
-    lambda example: {
-      'image': preprocess.eval_views(
-        example['image'], network.preprocessing, crops=1
-      )[0]
-    },
-    num_parallel_calls=tf.data.AUTOTUNE,
-  ).batch(batch_size)
+
+  def view(example):
+    view = preprocess.eval_views(
+      example['image'], network.preprocessing, crops=1
+    )
+    return {'image': preprocess.finish(view, network.preprocessing)[0]}
+
+  views = examples.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(
+    batch_size
+  )
   step = jax.jit(functools.partial(_step, network.model))
   params = jax.device_put(network.params)
-  batches = input_pipeline.iterate(views, examples.enumerate(), batch_size)
+  batches = input_pipeline.iterate(views, examples.enumerate, batch_size)
   done = 0
   try:
     for batch in batches:
@@ -185,7 +187,7 @@ def plot(results: list[dict[str, Any]], path: str) -> None:
 
 
 def _draw_picture(axes, path: str) -> None:
-  image = preprocess.decode(tf.io.read_file(path))
+  image = decoding.decode(tf.io.read_file(path))
   axes.imshow(image.numpy())
   axes.set_anchor('S')  # Down on its bars, whatever its shape.
   axes.set_axis_off()

@@ -15,8 +15,13 @@ from tqdm import tqdm
 
 from alexnet_jax import checkpoint, evaluate, pretrained, writer
 from alexnet_jax import config as config_lib
-from alexnet_jax.data import color_stats, input_pipeline, preprocess
-from alexnet_jax.data.dataset import Dataset, open_dataset
+from alexnet_jax.data import (
+  color_stats,
+  faults,
+  input_pipeline,
+  preprocess,
+)
+from alexnet_jax.data.dataset import Dataset, cached, open_dataset
 from alexnet_jax.errors import (
   Interrupted,
   StorageError,
@@ -24,6 +29,7 @@ from alexnet_jax.errors import (
   UserError,
 )
 from alexnet_jax.learning import metrics, optimizer, steps
+from alexnet_jax.learning.finish import finisher
 
 
 def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     StorageError: the workdir cannot be written.
   """
   # ---- What is asked, and whether it goes. Nothing is written yet. ----------
-  dataset = open_dataset(config.data.name, config.data.data_dir)
+  dataset = _open_dataset(config, workdir)
   steps_per_epoch = _check_data(config, dataset)
   config_lib.check_batch(config.batch_size, jax.device_count())
   config_lib.check_workdir(config, workdir, steps_per_epoch)
@@ -93,17 +99,19 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
       tx=tx,
       rates=optimizer.rates_of(config.optimizer, *lengths),
       dropout_key=jax.random.key(config.seed + 1),
+      finish=finisher(preprocessing),
     )
     log = writer.Writer(workdir, step)
     chronometer = writer.Chronometer(step, total_steps, config.batch_size)
     score = functools.partial(
       evaluate.score,
-      steps.p_eval_step(model),
+      steps.p_eval_step(model, finisher(preprocessing, config.eval.crops)),
       dataset=dataset,
       split=config.data.val_split,
       preprocessing=preprocessing,
       batch_size=config.eval.batch_size,
       crops=config.eval.crops,
+      finish=config.data.finish,
     )
     scores = None
 
@@ -120,6 +128,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
           epoch=epoch,
           start=start,
           shuffle_buffer=config.data.shuffle_buffer,
+          finish=config.data.finish,
           process_index=jax.process_index(),
           process_count=jax.process_count(),
         ),
@@ -219,16 +228,33 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     best_step=step if best_step is None else best_step,
     epoch=step / steps_per_epoch,
     dataset=dataset.full_name,
+    num_left_out=len(dataset.left_out.get(config.data.val_split, ())),
     params_digest=checkpoint.params_digest(jax.device_get(state.params)),
   )
   evaluate.say_results(workdir, results)
   return results
 
 
+def _open_dataset(config: config_lib.Config, workdir: epath.Path) -> Dataset:
+  """The data set, on this machine if so wished, and without its faults."""
+  data = config.data
+  dataset = open_dataset(data.name, data.data_dir)
+  splits = [data.train_split, data.val_split]
+  for split in splits:
+    dataset.num_examples(split)
+  dataset.check_resize(data.resize)
+  if data.cache_dir:
+    dataset = cached(dataset, splits, data.cache_dir)
+    writer.say(f'reading {dataset.full_name} from its copy in {data.cache_dir}')
+  if data.on_error == 'skip':
+    dataset = faults.leave_out(dataset, splits, workdir, data.max_error_rate)
+    evaluate.say_left_out(dataset)
+  return dataset
+
+
 def _check_data(config: config_lib.Config, dataset: Dataset) -> int:
   """Checks data set, network and batch together; returns steps an epoch."""
   number = dataset.num_examples(config.data.train_split)
-  dataset.num_examples(config.data.val_split)
   if dataset.num_classes > config.model.num_classes:
     raise UserError(
       f'{dataset.full_name} has {dataset.num_classes} classes, the network '
@@ -269,6 +295,7 @@ def _prepare_workdir(
   if jax.process_index() == 0:
     # The config first: it says what the other was made for.
     config_lib.write_config(config, workdir)
+    evaluate.write_left_out(dataset, workdir)
     if not path.exists():
       config_lib.write_whole(path, preprocessing.to_json())
   if jax.process_count() > 1:

@@ -68,8 +68,19 @@ def get_config() -> ml_collections.ConfigDict:
   # The divisor, in grey levels: three numbers, or channel (the training set's
   # deviations).
   data.std = config_dict.FieldReference((1.0, 1.0, 1.0), field_type=object)
+  # Where the mean is subtracted and the lighting added: host, or device, which
+  # sends a quarter of the bytes there. The numbers are the same.
+  data.finish = 'host'
   # Undecoded pictures among which the next is drawn.
   data.shuffle_buffer = 8192
+  # A folder of this machine to which the set is copied first: /dev/shm (memory)
+  # or a disk. Empty: read where it is.
+  data.cache_dir = ''
+  # A picture that cannot be decoded or has no valid label: stop, or skip. Then
+  # every picture is decoded once before the first step, and at most a share of
+  # max_error_rate is left out.
+  data.on_error = 'stop'
+  data.max_error_rate = 0.001
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
   optimizer.learning_rate = 0.01

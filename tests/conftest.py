@@ -31,10 +31,12 @@ def photographs():
   return sklearn.datasets.load_sample_images().images
 
 
-def encode(pixels, mode='RGB', form='JPEG'):
+def encode(pixels, mode='RGB', form='JPEG', **options):
   """A picture file, as bytes."""
   buffer = io.BytesIO()
-  Image.fromarray(pixels).convert(mode).save(buffer, form, quality=95)
+  Image.fromarray(pixels).convert(mode).save(
+    buffer, form, quality=95, **options
+  )
   return buffer.getvalue()
 
 

@@ -1,13 +1,28 @@
 import dataclasses
+import hashlib
 import itertools
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import sklearn.datasets
+import tensorflow as tf
 from conftest import store
-from test_preprocess import PLAIN
+from etils import epath
+from test_preprocess import PLAIN, eval_views
 
-from alexnet_jax.data import color_stats, input_pipeline, preprocess
+from alexnet_jax.data import (
+  color_stats,
+  dataset,
+  decoding,
+  faults,
+  input_pipeline,
+)
 from alexnet_jax.data.dataset import open_dataset
 from alexnet_jax.errors import UserError
 
@@ -52,10 +67,10 @@ def test_an_epoch_goes_on_at_any_position(tiny):
   assert_same(train_batches(tiny, start=4), train_batches(tiny)[4:])
 
 
-@pytest.mark.parametrize('processes', [2, 5])
+@pytest.mark.parametrize('processes', [2, 4])
 def test_the_processes_share_each_batch(tiny, processes):
   parts = [
-    train_batches(tiny, process_index=i, process_count=processes)
+    train_batches(tiny, batch_size=8, process_index=i, process_count=processes)
     for i in range(processes)
   ]
   together = [
@@ -65,7 +80,121 @@ def test_the_processes_share_each_batch(tiny, processes):
     }
     for step in zip(*parts, strict=True)
   ]
-  assert_same(together, train_batches(tiny))
+  assert_same(together, train_batches(tiny, batch_size=8))
+
+
+DIGESTS = """
+import hashlib, sys
+import numpy as np
+from test_data import open_dataset, train_batches
+tiny = open_dataset('tiny:1.0.0', sys.argv[1])
+index, count = int(sys.argv[2]), int(sys.argv[3])
+for batch in train_batches(
+  tiny, batch_size=8, epoch=1, process_index=index, process_count=count
+):
+  for image, label in zip(batch['image'], batch['label']):
+    print(label, hashlib.sha256(np.ascontiguousarray(image)).hexdigest())
+"""
+
+
+def test_real_processes_share_each_batch(tiny, tiny_dir):
+  # Each with threads and buffers of its own, all of them at once.
+  processes = [
+    subprocess.Popen(
+      [sys.executable, '-c', DIGESTS, str(tiny_dir), str(i), '4'],
+      cwd=pathlib.Path(__file__).parent,
+      env={**os.environ, 'PYTHONPATH': os.getcwd()},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(4)
+  ]
+  parts = [process.communicate()[0].split('\n')[:-1] for process in processes]
+  together = [
+    part[2 * step + i] for step in range(8) for part in parts for i in range(2)
+  ]
+  expected = [
+    f'{label} {hashlib.sha256(np.ascontiguousarray(image)).hexdigest()}'
+    for batch in train_batches(tiny, batch_size=8, epoch=1)
+    for image, label in zip(batch['image'], batch['label'], strict=True)
+  ]
+  assert len(expected) == 64
+  assert together == expected
+
+
+def test_the_order_is_that_of_any_batch_size(tiny):
+  def images(batch_size):
+    batches = train_batches(tiny, batch_size=batch_size)
+    return np.concatenate([batch['image'] for batch in batches])
+
+  np.testing.assert_array_equal(images(7), images(16)[:63])
+
+
+def test_threads_and_buffers_change_nothing(tiny, tmp_path, monkeypatch):
+  expected = train_batches(tiny)
+  monkeypatch.setattr(input_pipeline, '_PREFETCH', 5)
+  monkeypatch.setattr(tf.data, 'AUTOTUNE', 1)  # One picture after the other.
+  assert_same(train_batches(tiny), expected)
+  monkeypatch.setattr(tf.data, 'AUTOTUNE', 13)
+  monkeypatch.setattr(dataset, '_READ_BYTES', 777)
+  assert_same(train_batches(tiny), expected)
+
+
+def test_a_copy_changes_nothing(tiny, tmp_path):
+  copy = dataset.cached(tiny, ['train', 'validation[:5]'], str(tmp_path))
+  folder = tmp_path / 'tiny' / '1.0.0'
+  assert pathlib.Path(copy.builder.data_path) == folder
+  assert_same(train_batches(copy), train_batches(tiny))
+  assert copy.num_examples('validation') == 19
+  # What is there is not copied again, unless it is not whole.
+  broken = folder / 'tiny-train.tfrecord-00001-of-00003'
+  broken.write_bytes(broken.read_bytes()[:-1])
+  times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+  again = dataset.cached(tiny, ['train'], str(tmp_path))
+  assert_same(train_batches(again), train_batches(tiny))
+  changed = {p for p, time in times.items() if p.stat().st_mtime_ns != time}
+  assert changed == {broken}
+
+
+def test_a_copy_that_does_not_fit_is_refused(tiny, tmp_path, monkeypatch):
+  usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+  monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
+  with pytest.raises(UserError, match=r'0.0 MB free, and 0\.\d MB are to be'):
+    dataset.cached(tiny, ['train'], str(tmp_path))
+  assert not list((tmp_path / 'tiny' / '1.0.0').iterdir())
+
+
+def test_what_is_skipped_is_not_decoded(tmp_path, pictures, tiny):
+  """Only the pictures of the last batch are whole."""
+  plain = dataclasses.replace(PLAIN, crop_size=40)
+  arguments = {'batch_size': 16, 'seed': 0, 'epoch': 0}
+  batches = list(
+    input_pipeline.train_batches(tiny, 'train', plain, **arguments)
+  )
+  last = {image.tobytes() for image in batches[-1]['image']}
+
+  def is_last(encoded):
+    image = decoding.decode_crop(encoded, 'short_side', 40, [0, 0], 40)
+    return image.numpy().astype(np.float32).tobytes() in last
+
+  files = [
+    (encoded if is_last(encoded) else encoded[:300], label)
+    for encoded, label in pictures[:64]
+  ]
+  assert sum(encoded == e for (encoded, _), (e, _) in
+             zip(files, pictures[:64], strict=True)) == 16  # fmt: skip
+  broken = open_dataset(store(files + pictures[64:], tmp_path), str(tmp_path))
+
+  def go_on_from(start):
+    return list(
+      input_pipeline.train_batches(
+        broken, 'train', plain, start=start, **arguments
+      )
+    )
+
+  assert_same(go_on_from(3), batches[3:])
+  with pytest.raises(UserError, match='cannot decode'):
+    go_on_from(2)
 
 
 def test_every_picture_at_most_once_and_others_left_out(tiny):
@@ -77,9 +206,11 @@ def test_every_picture_at_most_once_and_others_left_out(tiny):
     )
     return {x.tobytes() for batch in batches for x in batch['image']}
 
-  first, second = epoch(0), epoch(1)
-  assert len(first) == len(second) == 60
-  assert first != second
+  epochs = [epoch(number) for number in range(4)]
+  assert [len(seen) for seen in epochs] == [60] * 4
+  # The four left out are others each time.
+  assert len({frozenset(seen) for seen in epochs}) == 4
+  assert len(set.union(*epochs)) == 64
 
 
 def test_files_are_shuffled_too(tiny):
@@ -108,7 +239,7 @@ def test_every_picture_is_scored_once(tiny, batch_size, processes):
     for i in range(processes)
   ]  # fmt: skip
   expected = [
-    preprocess.eval_views(example['image'], PLAIN, 1).numpy()
+    eval_views(example['image'], PLAIN, 1)
     for example in tiny.read('validation').as_numpy_iterator()
   ]
   scored = [
@@ -137,7 +268,7 @@ def test_an_undecodable_picture_is_named(tmp_path, pictures):
   name = store(broken, tmp_path)
   dataset = open_dataset(name, str(tmp_path))
   with pytest.raises(UserError, match=BROKEN[0]):
-    train_batches(dataset)
+    train_batches(dataset, batch_size=8)
   with pytest.raises(UserError, match=BROKEN[0]):
     color_stats.compute_color_stats(dataset, 'train', 'short_side', 40)
   batches = input_pipeline.eval_batches(
@@ -145,6 +276,121 @@ def test_an_undecodable_picture_is_named(tmp_path, pictures):
   )
   with pytest.raises(UserError, match=BROKEN[1]):
     list(batches)
+
+
+def damaged(pictures, folder):
+  """A set with a broken picture in each split, and one with no valid label."""
+  files = list(pictures)
+  files[37] = (pictures[37][0][: len(pictures[37][0]) // 2], 0)
+  files[70] = (pictures[70][0][:600], 0)
+  name = store(files, folder)
+  path = folder / 'tiny' / '1.0.0' / 'tiny-train.tfrecord-00002-of-00003'
+  records = [r.numpy() for r in tf.data.TFRecordDataset(str(path))]
+  with tf.io.TFRecordWriter(str(path)) as file:
+    for i, record in enumerate(records):
+      example = tf.train.Example.FromString(record)
+      if i == 4:
+        example.features.feature['label'].int64_list.value[:] = [3]
+      file.write(example.SerializeToString())
+  return open_dataset(name, str(folder))
+
+
+def test_faults_are_left_out(tmp_path, pictures):
+  found = damaged(pictures, tmp_path)
+  workdir = epath.Path(tmp_path)
+  with pytest.raises(UserError, match=r'2 of 64 examples of split .train.'):
+    faults.leave_out(found, ['train'], workdir, 0.01)
+  sound = faults.leave_out(found, ['train', 'validation'], workdir, 0.06)
+  mislabelled = 'tiny-train.tfrecord-00002-of-00003__4'
+  assert sound.left_out == {
+    'train': {BROKEN[0], mislabelled},
+    'validation': {BROKEN[1]},
+  }
+  assert sound.num_examples('train') == 62
+  assert sound.num_examples('validation') == 18
+  batches = train_batches(sound, batch_size=31)
+  assert [len(batch['label']) for batch in batches] == [31, 31]
+  keys = {e['key'].decode() for e in sound.read('train').as_numpy_iterator()}
+  assert len(keys) == 62
+  assert not keys & sound.left_out['train']
+  scored = input_pipeline.eval_batches(
+    sound, 'validation', PLAIN, batch_size=10
+  )
+  assert sum(batch['mask'].sum() for batch in scored) == 18
+  # Two processes leave out the same.
+  parts = [
+    train_batches(sound, batch_size=30, process_index=i, process_count=2)
+    for i in range(2)
+  ]
+  whole = train_batches(sound, batch_size=30)
+  for step, batch in enumerate(whole):
+    np.testing.assert_array_equal(
+      np.concatenate([part[step]['label'] for part in parts]), batch['label']
+    )
+  # Kept in the workdir, the set is not checked again.
+  (workdir / faults.FILE).write_text(faults.to_json(sound, workdir))
+  (tmp_path / 'tiny').rename(tmp_path / 'away')
+  again = faults.leave_out(found, ['train', 'validation'], workdir, 0.06)
+  assert again.left_out == sound.left_out
+
+
+def test_a_label_out_of_range_is_named(tmp_path, pictures):
+  found = damaged(pictures, tmp_path)
+  message = r'label 3 of picture tiny-train.*00003__4 .* 0 to 2 expected'
+  with pytest.raises(UserError, match=message):
+    color_stats.compute_color_stats(found, 'train[43:]', 'short_side', 40)
+
+
+def cut(path):
+  """Damages a file: within a record."""
+  path.write_bytes(path.read_bytes()[:-100])
+
+
+def shorten(path):
+  """Damages a file: between two records, which its checksums do not show."""
+  records = [r.numpy() for r in tf.data.TFRecordDataset(str(path))]
+  with tf.io.TFRecordWriter(str(path)) as file:
+    for record in records[:-1]:
+      file.write(record)
+
+
+@pytest.mark.parametrize('damage', [cut, shorten, pathlib.Path.unlink])
+def test_a_damaged_file_is_named(tmp_path, pictures, damage):
+  found = open_dataset(store(pictures, tmp_path), str(tmp_path))
+  folder = tmp_path / 'tiny' / '1.0.0'
+  damage(folder / 'tiny-train.tfrecord-00001-of-00003')
+  damage(folder / 'tiny-validation.tfrecord-00002-of-00003')
+  for read, file in (
+    (lambda: train_batches(found, batch_size=8), '00001-of-00003'),
+    (lambda: faults.find_faults(found, 'train'), '00001-of-00003'),
+    (
+      lambda: color_stats.compute_color_stats(found, 'train', 'warp', 40),
+      '00001-of-00003',
+    ),
+    (
+      lambda: list(
+        input_pipeline.eval_batches(found, 'validation', PLAIN, batch_size=4)
+      ),
+      '00002-of-00003',
+    ),
+  ):
+    with pytest.raises(UserError, match=rf'{file} of split .* damaged'):
+      read()
+
+
+def test_keys_of_another_set_are_refused(tiny, tmp_path):
+  workdir = epath.Path(tmp_path)
+  for keys, message in (
+    (5, 'broken'),
+    ('abc', 'broken'),
+    ([1], 'broken'),
+    (['bogus__1'], 'has not'),
+    (['tiny-train.tfrecord-00001-of-00003__99'], 'has not'),
+  ):
+    text = json.dumps({'tiny/1.0.0': {'train': keys}})
+    (workdir / faults.FILE).write_text(text)
+    with pytest.raises(UserError, match=message):
+      faults.leave_out(tiny, ['train'], workdir, 0.5)
 
 
 def test_to_devices_keeps_order(tiny):
@@ -167,7 +413,7 @@ def test_color_stats(tiny, how):
   stats = color_stats.compute_color_stats(tiny, 'train', how, 40)
   images = np.stack(
     [
-      preprocess.resize(preprocess.decode(e['image']), how, 40)
+      decoding.decode_square(e['image'], how, 40)
       for e in tiny.read('train').as_numpy_iterator()
     ]
   ).astype(np.float64)
@@ -194,7 +440,7 @@ def test_digits(tmp_path):
   for split in ('train', 'test'):
     counts[split] = np.zeros(10)
     for example in dataset.read(split).as_numpy_iterator():
-      image = preprocess.decode(example['image']).numpy()
+      image = decoding.decode(example['image']).numpy()
       seen.add((image[..., 0].tobytes(), int(example['label'])))
       counts[split][example['label']] += 1
   assert seen == expected
@@ -218,6 +464,20 @@ def test_a_data_set_that_is_not_there(tmp_path, name, message):
   with pytest.raises(UserError, match=message) as error:
     open_dataset(name, str(tmp_path))
   assert '\n' not in str(error.value)
+
+
+def test_another_version_than_the_one_prepared(tiny_dir, tmp_path):
+  with pytest.raises(UserError, match=r'prepared there: 1\.0\.0'):
+    open_dataset('tiny:2.0.0', str(tiny_dir))
+  # One that TFDS knows how to build, in a version before today's.
+  old = tmp_path / 'mnist' / '2.0.0'
+  shutil.copytree(tiny_dir / 'tiny' / '1.0.0', old)
+  with pytest.raises(
+    UserError, match=r'mnist/3.* not prepared .*mnist 2\.0\.0'
+  ):
+    open_dataset('mnist:3.0.1', str(tmp_path))
+  with pytest.raises(UserError, match='--source=tiny makes such'):
+    open_dataset('tiny_256', str(tmp_path))
 
 
 def test_a_split_that_is_not_there(tiny):

@@ -12,6 +12,7 @@ import tempfile
 
 import numpy as np
 import pytest
+from test_data import damaged
 
 from alexnet_jax import pretrained, train, writer
 from alexnet_jax.errors import UserError
@@ -379,3 +380,41 @@ def test_a_broken_checkpoint_is_named_with_status_3(whole, tiny_dir, tmp_path):
     # Orbax's reading threads leave complaints of their own around it.
     assert 'alexnet_jax: cannot read the checkpoint of step' in done.stderr
   assert contents(workdir) == before
+
+
+def test_finished_on_the_device_from_a_copy(tiny_dir, tmp_path, whole):
+  # The same parameters, to the bit.
+  workdir, _ = whole
+  done = run(
+    *tiny(
+      tiny_dir,
+      tmp_path / 'run',
+      '--config.data.finish=device',
+      f'--config.data.cache_dir={tmp_path / "cache"}',
+    )
+  )
+  assert f'from its copy in {tmp_path / "cache"}' in done.stdout
+  assert results(tmp_path / 'run') == results(workdir)
+  assert metrics(tmp_path / 'run') == metrics(workdir)
+
+
+def test_what_cannot_be_used_is_left_out(tmp_path, pictures):
+  found = damaged(pictures, tmp_path)
+  arguments = (
+    *tiny(found.data_dir, tmp_path / 'run'),
+    '--config.num_epochs=1',
+    '--config.data.lighting=none',
+    '--config.data.mean=channel',
+  )
+  done = run(*arguments, status=2)
+  assert "of split 'train' of tiny/1.0.0" in done.stderr
+  assert 'data.on_error=skip' in done.stderr
+  skip = (*arguments, '--config.data.on_error=skip')
+  done = run(*skip, status=2)
+  assert 'more than data.max_error_rate 0.001 allows' in done.stderr
+  assert not (tmp_path / 'run').exists()
+  done = run(*skip, '--config.data.max_error_rate=0.1')
+  assert 'left out 2 of 64 examples of train' in done.stdout
+  final = results(tmp_path / 'run')
+  assert final['num_examples'] == 18
+  assert final['num_left_out'] == 1

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from conftest import encode
 from PIL import Image
+from test_preprocess import eval_views
 
 from alexnet_jax import predict, pretrained
-from alexnet_jax.data import imagenet, preprocess
+from alexnet_jax.data import imagenet
 from alexnet_jax.errors import UserError
 
 SYNSETS = conftest.SYNSETS
@@ -31,8 +32,7 @@ def folder(tmp_path, photographs):
 def expected(small_network, paths):
   network = pretrained.load(small_network)
   views = [
-    preprocess.eval_views(path.read_bytes(), network.preprocessing, 1)[0]
-    for path in paths
+    eval_views(path.read_bytes(), network.preprocessing, 1)[0] for path in paths
   ]
   apply = jax.jit(network.model.apply, static_argnames='method')
   variables = {'params': network.params}

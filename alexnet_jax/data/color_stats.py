@@ -1,20 +1,27 @@
 """Mean image and RGB principal components of a training set (section 4.1).
 
 "We perform PCA on the set of RGB pixel values throughout the ImageNet training
-set." One pass over it, in float64, before the first step; the result is kept
-in the workdir with what it was computed over, never beside the data.
+set." One pass over it before the first step, in whole numbers, so that the
+order does not matter. The result is kept in the workdir with what it was
+computed over. A 256 x 256 set (`resized`) brings its own: there it came out of
+the pass that made the set.
 """
 
+import io
+import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax.data import input_pipeline, preprocess
+from alexnet_jax.data import decoding, faults, input_pipeline
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.errors import UserError
 
 _BATCH = 64
+_FILE = 'color_stats.npz'
 
 
 class ColorStats(NamedTuple):
@@ -27,6 +34,7 @@ class ColorStats(NamedTuple):
     eigenvalues: variances along the principal components, largest first,
       float64 `[3]`, in grey levels squared.
     eigenvectors: the components, in columns, float64 `[3, 3]`.
+    num_examples: how many pictures that is.
   """
 
   mean_image: np.ndarray
@@ -34,6 +42,67 @@ class ColorStats(NamedTuple):
   std: np.ndarray
   eigenvalues: np.ndarray
   eigenvectors: np.ndarray
+  num_examples: np.ndarray
+
+
+class ColorSums(NamedTuple):
+  """What is summed up over pictures; exact, whatever the order.
+
+  (Products up to 255^2 over the 8e10 pixels of ImageNet stay below 2^53.)
+
+  Attributes:
+    images: sum over pictures, int64 `[size, size, 3]`.
+    products: sum over pixels of their outer products, float64 `[3, 3]`.
+    num_examples: how many pictures were added.
+  """
+
+  images: np.ndarray
+  products: np.ndarray
+  num_examples: int
+
+  @classmethod
+  def zero(cls, size: int) -> 'ColorSums':
+    """Of no picture of `size` x `size` pixels."""
+    return cls(np.zeros((size, size, 3), np.int64), np.zeros((3, 3)), 0)
+
+  def add(self, images: np.ndarray) -> 'ColorSums':
+    """With some more pictures, uint8 `[n, size, size, 3]`."""
+    pixels = images.reshape(-1, 3).astype(np.float64)
+    return ColorSums(
+      self.images + images.sum(axis=0, dtype=np.int64),
+      self.products + pixels.T @ pixels,
+      self.num_examples + len(images),
+    )
+
+  def merge(self, other: 'ColorSums') -> 'ColorSums':
+    """Of the pictures of both."""
+    return ColorSums(
+      self.images + other.images,
+      self.products + other.products,
+      self.num_examples + other.num_examples,
+    )
+
+  def summarize(self) -> ColorStats:
+    """The statistics of the pictures that were added, at least one."""
+    mean_image = self.images / self.num_examples
+    mean = mean_image.mean(axis=(0, 1))
+    num_pixels = self.num_examples * mean_image.shape[0] * mean_image.shape[1]
+    covariance = self.products / num_pixels - np.outer(mean, mean)
+    eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # Ascending.
+    return ColorStats(
+      mean_image=mean_image,
+      mean=mean,
+      std=np.sqrt(np.diag(covariance)),
+      eigenvalues=np.maximum(eigenvalues[::-1], 0.0),
+      eigenvectors=_fix_signs(eigenvectors[:, ::-1]),
+      num_examples=np.array(self.num_examples),
+    )
+
+
+def _fix_signs(eigenvectors):
+  """An eigenvector's sign is arbitrary: its largest entry made positive."""
+  rows = np.abs(eigenvectors).argmax(axis=0)
+  return eigenvectors * np.sign(eigenvectors[rows, range(3)])
 
 
 def identity(
@@ -52,52 +121,77 @@ def identity(
 def compute_color_stats(
   dataset: Dataset, split: str, how: str, size: int
 ) -> ColorStats:
-  """One pass over a split's pictures, resized to `size` x `size`.
+  """Over a split's pictures, resized to `size` x `size`.
+
+  One pass over it, but for a set of such squares that brings them.
 
   Args:
     dataset: a prepared set.
     split: the training split.
-    how: 'short_side' or 'warp', as `preprocess.resize` has it.
+    how: 'short_side' or 'warp', as `decoding.resize` has it.
     size: side of the square that is kept, in pixels.
   """
-  examples = dataset.read(split).enumerate()
-  batches = examples.map(
-    lambda _, example: {
-      'image': preprocess.resize(preprocess.decode(example['image']), how, size)
-    },
-    num_parallel_calls=tf.data.AUTOTUNE,
-  ).batch(_BATCH)
   number = dataset.num_examples(split)
-  image_sum = np.zeros((size, size, 3))
-  product_sum = np.zeros((3, 3))
+  is_square_jpeg = dataset.is_square_jpeg(size)
+  if is_square_jpeg:
+    stats = read_color_stats(dataset.builder.data_path, split)
+    if stats is not None and stats.num_examples == number:
+      return stats
+
+  def pixels_of(record):
+    example = dataset.parse(record)
+    image = decoding.decode_square(example['image'], how, size, is_square_jpeg)
+    return {'image': image, 'label': example['label']}
+
+  batches = (
+    dataset.records(split)
+    .map(pixels_of, num_parallel_calls=tf.data.AUTOTUNE)
+    .batch(_BATCH)
+  )
+  sums = ColorSums.zero(size)
   with tqdm(
     total=number, desc='mean image and principal components', disable=None
   ) as bar:
-    for batch in input_pipeline.iterate(batches, examples, _BATCH):
-      images = batch['image']
-      image_sum += images.sum(axis=0, dtype=np.float64)
-      pixels = images.reshape(-1, 3).astype(np.float64)
-      product_sum += pixels.T @ pixels
-      bar.update(len(images))
-  return _summarize(image_sum, product_sum, number)
+    for batch in input_pipeline.iterate(
+      batches, lambda: dataset.read(split).enumerate(), _BATCH, dataset, split
+    ):
+      sums = sums.add(batch['image'])
+      bar.update(len(batch['image']))
+  if sums.num_examples != number:
+    raise faults.damaged(dataset, split)
+  return sums.summarize()
 
 
-def _summarize(image_sum, product_sum, number) -> ColorStats:
-  mean_image = image_sum / number
-  mean = mean_image.mean(axis=(0, 1))
-  num_pixels = number * mean_image.shape[0] * mean_image.shape[1]
-  covariance = product_sum / num_pixels - np.outer(mean, mean)
-  eigenvalues, eigenvectors = np.linalg.eigh(covariance)  # Ascending.
-  return ColorStats(
-    mean_image=mean_image,
-    mean=mean,
-    std=np.sqrt(np.diag(covariance)),
-    eigenvalues=np.maximum(eigenvalues[::-1], 0.0),
-    eigenvectors=_fix_signs(eigenvectors[:, ::-1]),
-  )
+def write_color_stats(folder: epath.Path, stats: dict[str, ColorStats]) -> None:
+  """Writes those of each split beside the files of a set."""
+  arrays = {
+    f'{split}/{name}': array
+    for split, of_split in stats.items()
+    for name, array in of_split._asdict().items()
+  }
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, allow_pickle=False, **arrays)
+  (folder / _FILE).write_bytes(buffer.getvalue())
 
 
-def _fix_signs(eigenvectors):
-  """An eigenvector's sign is arbitrary: its largest entry made positive."""
-  rows = np.abs(eigenvectors).argmax(axis=0)
-  return eigenvectors * np.sign(eigenvectors[rows, range(3)])
+def read_color_stats(folder: epath.Path, split: str) -> ColorStats | None:
+  """Those that a set brings of a split; None where it brings none.
+
+  Raises:
+    UserError: the file is broken.
+  """
+  path = epath.Path(folder) / _FILE
+  if not path.exists():
+    return None
+  try:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+      if f'{split}/mean' not in arrays:
+        return None
+      return ColorStats(
+        **{name: arrays[f'{split}/{name}'] for name in ColorStats._fields}
+      )
+  except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    raise UserError(
+      f'{path} is broken ({error}): remove it, and the statistics are computed '
+      'anew'
+    ) from error

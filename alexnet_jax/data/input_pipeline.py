@@ -6,8 +6,8 @@ iterator checkpoints: a step number says where the stream goes on.
 """
 
 import collections
-import re
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,13 +15,13 @@ import numpy as np
 import tensorflow as tf
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from alexnet_jax.data import preprocess
+from alexnet_jax.data import faults, preprocess
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 
-# Batches that wait on the devices while one is computed with.
+# Batches that wait on the devices while one is computed with, and on the host
+# for those. Not AUTOTUNE: it would fill the memory that it finds.
 _PREFETCH = 2
 
 
@@ -35,13 +35,15 @@ def train_batches(
   epoch: int,
   start: int = 0,
   shuffle_buffer: int = 8192,
+  finish: str = 'host',
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
   """The training batches of one epoch, from the `start`-th on.
 
   Every picture is seen at most once; the last N mod `batch_size` of the
-  epoch's order are left out. Records before `start` are read, not decoded.
+  epoch's order are left out. Of what comes before `start`, and of other
+  processes' parts, records are read and nothing else.
 
   Args:
     dataset: a prepared set.
@@ -52,42 +54,67 @@ def train_batches(
     epoch: from 0.
     start: batches of this epoch to skip.
     shuffle_buffer: undecoded records among which the next is drawn.
+    finish: 'host', or 'device': whole grey levels, which `finish.finisher`
+      makes the same numbers of there.
     process_index: which consecutive part of each global batch is wanted.
     process_count: the number of those parts.
 
   Yields:
-    `image`, float32 `[batch_size / process_count, crop, crop, 3]`, and
-    `label`, int32 `[batch_size / process_count]`.
+    `image`, float32 `[n, crop, crop, 3]`, and `label`, int32 `[n]`, with
+    n = batch_size / process_count. With 'device' `image` is uint8, and
+    `lighting` and `place` are there where `preprocess.train_view` has them.
+
+  Raises:
+    UserError: an example cannot be used, or a file is damaged; its key or name
+      and the split are told.
   """
   # Not seed + epoch: seed 1's first epoch would be seed 0's second.
   epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
   epoch_seed &= 0x7FFFFFFF
-  num_batches = dataset.num_examples(split) // batch_size
-  examples = (
-    dataset.read(split, shuffle_seed=epoch_seed)
-    .shuffle(
-      min(shuffle_buffer, dataset.num_examples(split)),
-      seed=epoch_seed,
-      reshuffle_each_iteration=False,
-    )
-    .enumerate()
-    .take(num_batches * batch_size)
-    .skip(start * batch_size)
-  )
+  num_examples = dataset.num_examples(split)
+  num_batches = num_examples // batch_size
   local_size = batch_size // process_count
-  if process_count > 1:
-    examples = examples.filter(
-      lambda position, _: position % batch_size // local_size == process_index
+
+  def in_order(elements):
+    """This process's part of the epoch, each with its position."""
+    elements = (
+      elements.shuffle(
+        min(shuffle_buffer, num_examples),
+        seed=epoch_seed,
+        reshuffle_each_iteration=False,
+      )
+      .enumerate()
+      .take(num_batches * batch_size)
+      .skip(start * batch_size)
     )
-  preprocessing = preprocess.at_epoch(preprocessing, epoch)
+    return _part(elements, batch_size, process_index, process_count)
 
-  def view(position, example):
-    seed = tf.stack([tf.constant(epoch_seed, tf.int64), position])
-    image = preprocess.train_view(example['image'], seed, preprocessing)
-    return {'image': image, 'label': tf.cast(example['label'], tf.int32)}
+  p = preprocess.at_epoch(preprocessing, epoch)
+  draws = preprocess.draw(p, num_examples, epoch_seed)
+  is_square_jpeg = dataset.is_square_jpeg(p.resize_size)
 
-  batches = _map(examples, view).batch(local_size, drop_remainder=True)
-  yield from iterate(batches, examples, local_size)
+  def view(position, record):
+    example = dataset.parse(record)
+    drawn = {name: tf.gather(x, position) for name, x in draws.items()}
+    view = preprocess.train_view(example['image'], drawn, p, is_square_jpeg)
+    if finish == 'host':
+      view = {'image': preprocess.finish(view, p)}
+    return {**view, 'label': _int32(example['label'])}
+
+  records = in_order(dataset.records(split, epoch_seed))
+  batches = _map(records, view).batch(local_size, drop_remainder=True)
+  done = start
+  for batch in iterate(
+    batches,
+    lambda: in_order(dataset.read(split, epoch_seed)),
+    local_size,
+    dataset,
+    split,
+  ):
+    yield batch
+    done += 1
+  if done < num_batches:
+    raise faults.damaged(dataset, split)
 
 
 def eval_batches(
@@ -97,6 +124,7 @@ def eval_batches(
   *,
   batch_size: int,
   crops: int = 1,
+  finish: str = 'host',
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -111,45 +139,77 @@ def eval_batches(
     preprocessing: see `preprocess.eval_views`.
     batch_size: global; a multiple of `process_count`.
     crops: 1 (centre) or 10.
+    finish: 'host' or 'device'; see `train_batches`.
     process_index: which consecutive part of each global batch is wanted.
     process_count: the number of those parts.
 
   Yields:
-    `image`, float32 `[n, crops, crop, crop, 3]`, `label`, int32 `[n]`, and
-    `mask`, float32 `[n]`, with n = batch_size / process_count.
+    `image`, float32 `[n, crops, crop, crop, 3]` (with 'device' uint8),
+    `label`, int32 `[n]`, and `mask`, float32 `[n]`, with
+    n = batch_size / process_count.
+
+  Raises:
+    UserError: an example cannot be used; its key and split are named.
   """
   local_size = batch_size // process_count
   num_batches = -(-dataset.num_examples(split) // batch_size)
-  examples = dataset.read(split).enumerate()
-  if process_count > 1:
-    examples = examples.filter(
-      lambda position, _: position % batch_size // local_size == process_index
-    )
+  is_square_jpeg = dataset.is_square_jpeg(preprocessing.resize_size)
 
-  def view(_, example):
+  def in_order(elements):
+    elements = elements.enumerate()
+    return _part(elements, batch_size, process_index, process_count)
+
+  def view(_, record):
+    example = dataset.parse(record)
+    view = preprocess.eval_views(
+      example['image'], preprocessing, crops, is_square_jpeg
+    )
+    if finish == 'host':
+      view = {'image': preprocess.finish(view, preprocessing)}
     return {
-      'image': preprocess.eval_views(example['image'], preprocessing, crops),
-      'label': tf.cast(example['label'], tf.int32),
+      **view,
+      'label': _int32(example['label']),
       'mask': tf.constant(1.0),
     }
 
-  batches = _map(examples, view).batch(local_size)
+  batches = _map(in_order(dataset.records(split)), view).batch(local_size)
   blank = jax.tree.map(
     lambda spec: np.zeros(spec.shape[1:], spec.dtype.as_numpy_dtype),
     batches.element_spec,
   )
-  done = 0
-  for batch in iterate(batches, examples, local_size):
+  done, there = 0, 0
+  for batch in iterate(
+    batches, lambda: in_order(dataset.read(split)), local_size, dataset, split
+  ):
+    there += len(batch['label'])
     yield _pad(batch, blank, local_size)
     done += 1
+  positions = np.arange(dataset.num_examples(split)) % batch_size
+  if there != np.sum(positions // local_size == process_index):
+    raise faults.damaged(dataset, split)
   for _ in range(done, num_batches):
     yield _pad(
       {name: x[None][:0] for name, x in blank.items()}, blank, local_size
     )
 
 
-def _map(examples: tf.data.Dataset, view) -> tf.data.Dataset:
-  return examples.map(
+def _int32(label):
+  # What does not fit must not become a label that does.
+  return tf.cast(tf.clip_by_value(label, -1, 2**31 - 1), tf.int32)
+
+
+def _part(elements, batch_size, process_index, process_count):
+  """Of `(position, element)`, those of one process."""
+  if process_count == 1:
+    return elements
+  local_size = batch_size // process_count
+  return elements.filter(
+    lambda position, _: position % batch_size // local_size == process_index
+  )
+
+
+def _map(elements: tf.data.Dataset, view) -> tf.data.Dataset:
+  return elements.map(
     view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
   )
 
@@ -165,48 +225,39 @@ def _pad(batch: Batch, blank: Batch, size: int) -> Batch:
 
 
 def iterate(
-  batches: tf.data.Dataset, examples: tf.data.Dataset, size: int
+  batches: tf.data.Dataset,
+  examples: Callable[[], tf.data.Dataset],
+  size: int,
+  dataset: Dataset | None = None,
+  split: str = '',
 ) -> Iterator[Batch]:
-  """The batches as NumPy; an undecodable picture is named.
+  """The batches as NumPy; what is wrong with an example is told by its key.
 
   Args:
     batches: of decoded pictures.
-    examples: what they were made of, `(position, example)`, in that order.
+    examples: makes what they were made of, `(position, example)`, in that
+      order, with keys.
     size: of the batches.
+    dataset: what they were read from; None for files without labels.
+    split: of it.
 
   Raises:
-    UserError: a picture cannot be decoded; its key is named.
+    UserError: a picture cannot be decoded, a label is out of range, or a file
+      is damaged.
   """
-  iterator = batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
-  position = 0
-  while True:
+  iterator = batches.prefetch(_PREFETCH).as_numpy_iterator()
+  for number in itertools.count():
+    error = None
     try:
       batch = next(iterator)
     except StopIteration:
       return
-    except tf.errors.InvalidArgumentError as error:
-      culprits = examples.skip(position * size).take(size)
-      _name_undecodable(culprits, error)
+    except faults.ERRORS as e:
+      error = e
+    if error or (dataset and not faults.valid(batch['label'], dataset).all()):
+      suspects = examples().skip(number * size).take(size)
+      raise faults.explain(error, suspects, dataset, split) from error
     yield batch
-    position += 1
-
-
-def _name_undecodable(examples: tf.data.Dataset, error: Exception) -> None:
-  for _, example in examples.as_numpy_iterator():
-    try:
-      preprocess.decode(tf.constant(example['image']))
-    except tf.errors.InvalidArgumentError as cause:
-      raise UserError(
-        f'cannot decode picture {example["key"].decode()}: '
-        f'{_reason(cause)[:160]}; mend it or leave it out'
-      ) from cause
-  raise error
-
-
-def _reason(error: tf.errors.OpError) -> str:
-  """A message without the name of the operation that it came from."""
-  message = ' '.join(str(error.message).split())
-  return re.sub(r'\{\{[^}]*\}\}|\[Op:\w+\]( name:)?', '', message).strip()
 
 
 def to_devices(

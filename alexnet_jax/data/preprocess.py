@@ -1,7 +1,11 @@
 """From a stored picture to the network's input (sections 2 and 4.1).
 
-Pure functions of tensors and stateless seeds: they draw nothing, read nothing
-and remember nothing. Pixels are RGB in grey levels, 0 to 255, throughout.
+All that is random is drawn by `draw`, at once for an epoch; the rest are pure
+functions of it. Pixels are RGB in grey levels, 0 to 255, throughout.
+
+A view is made in two steps: `train_view` or `eval_views` gives whole grey
+levels, `finish` subtracts the mean, lights and scales. The second may also run
+on the device: `learning/finish.py`.
 """
 
 import dataclasses
@@ -11,8 +15,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from alexnet_jax.data import decoding
+
+# What `draw` and the views give, by name.
+Draws = dict[str, tf.Tensor]
+View = dict[str, tf.Tensor]
+
 _PIXEL_RANGE = 255.0
-_MAX_ASPECT = 100
 # torchvision's RandomResizedCrop: draws, share of the area, width / height.
 _ATTEMPTS = 10
 _AREA = (0.08, 1.0)
@@ -87,6 +96,44 @@ class Preprocessing:
       if not np.isfinite(pixels).all() or not np.all(self.std):
         raise ValueError('mean or std is not finite, or std is 0')
 
+  @property
+  def mean_moves(self) -> bool:
+    """Whether the part of the mean that is subtracted depends on the crop."""
+    return self.mean.ndim == 3 and self.mean_crop == 'same'
+
+  def mean_of_crops(self, crops: int = 1) -> np.ndarray:
+    """What is subtracted from views whose places are known.
+
+    Args:
+      crops: views of a picture: 1 (any, or the centre) or the ten.
+
+    Returns:
+      float32 `[crop_size, crop_size, 3]`; of ten crops under which the mean
+      image moves `[10, crop_size, crop_size, 3]`.
+    """
+    size = self.crop_size
+    mean = np.asarray(self.mean, np.float32)
+    if mean.ndim == 1:
+      return np.broadcast_to(mean, (size, size, 3)).copy()
+    parts = [
+      mean[top : top + size, left : left + size]
+      for top, left in five_places(self.resize_size, size)
+    ]
+    if crops == 10 and self.mean_moves:
+      return np.stack(parts + [part[:, ::-1] for part in parts])
+    return parts[-1]
+
+  def pixel_scale(self, lit: bool) -> np.ndarray | None:
+    """What pixels are multiplied by, float32 `[3]`; None where it is 1.
+
+    A factor, not a divisor: a compiler may turn a division into one, and the
+    device's numbers would not be the host's any more.
+    """
+    divisor = np.asarray(self.std, np.float64)
+    if lit and self.lighting_rescale:
+      divisor = divisor * (1 + self.lighting_std)
+    return None if np.all(divisor == 1) else (1 / divisor).astype(np.float32)
+
   def to_json(self) -> str:
     """Small things first: the mean image is long."""
     fields = dataclasses.asdict(self)
@@ -108,103 +155,80 @@ def _to_list(array: np.ndarray) -> list:
   return array.tolist()
 
 
-def decode(encoded: tf.Tensor) -> tf.Tensor:
-  """Decodes JPEG, PNG, GIF or BMP to uint8 `[H, W, 3]`.
+def draw(p: Preprocessing, n: int, seed: int) -> Draws:
+  """Draws what is random about an epoch: each picture draws for itself.
 
-  Grey pictures become grey RGB; CMYK JPEGs are converted. One whose sides are
-  more than 100:1 is no picture: its short side, resized, would make gigabytes
-  of it (tf.errors.InvalidArgumentError, as of what cannot be decoded).
+  (The authors' code drew one crop and one flip for each chunk of 32.) At once,
+  not picture by picture: some ten small operations would take a tenth of the
+  time that a picture of the 256 x 256 set takes.
+
+  Args:
+    p: the training set's preprocessing.
+    n: pictures in the set.
+    seed: of the epoch; what is drawn depends on it and on nothing else.
+
+  Returns:
+    By position in the epoch's order: `place`, int32 `[n, 3]`: top and left of
+    the crop in the square, and 1 where it is flipped; with lighting
+    `lighting`, float32 `[n, 3]`; and for 'random_resized', in place of top and
+    left, `u`, float32 `[n, 22]`, uniform in [0, 1).
   """
-  image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-  image.set_shape([None, None, 3])
-  sides = tf.shape(image)[:2]
-  thin = tf.debugging.assert_less_equal(
-    tf.reduce_max(sides),
-    _MAX_ASPECT * tf.reduce_min(sides),
-    message=f'one side is over {_MAX_ASPECT} times the other',
-  )
-  with tf.control_dependencies([] if thin is None else [thin]):
-    return tf.identity(image)
 
+  def uniform(k, stream):
+    return tf.random.stateless_uniform([n, k], [seed, stream], alg='philox')
 
-def resize(image: tf.Tensor, how: str, size: int) -> tf.Tensor:
-  """A picture of any shape to float32 `[size, size, 3]`.
-
-  'short_side' is the paper's (section 2): the shorter side to `size`, then the
-  central square. 'warp' stretches both sides to `size` (Caffe). Bilinear,
-  antialiased when it shrinks.
-  """
-  if how == 'warp':
-    target = [size, size]
-  elif how == 'short_side':
-    shape = tf.shape(image)[:2]
-    # Truncated, as torchvision does.
-    target = shape * size // tf.reduce_min(shape)
+  draws = {}
+  top_left = tf.zeros([n, 2], tf.int32)
+  if p.train_crop == 'random':
+    top_left = random_crop_offset(p.resize_size, p.crop_size, uniform(2, 0))
   else:
-    raise ValueError(f'resize {how!r}: short_side or warp')
-  image = tf.image.resize(image, target, antialias=True)
-  return center_crop(image, size)
+    draws['u'] = uniform(2 * _ATTEMPTS + 2, 0)
+  flip = tf.cast(uniform(1, 3) < 0.5, tf.int32) * int(p.flip)
+  draws['place'] = tf.concat([top_left, flip], axis=1)
+  if p.lighting != 'none':
+    assert p.eigenvalues is not None
+    assert p.eigenvectors is not None
+    normal = tf.random.stateless_normal([n, 3], [seed, 1], alg='philox')
+    draws['lighting'] = lighting_offset(
+      normal, p.eigenvalues, p.eigenvectors, p.lighting, p.lighting_std
+    )
+  return draws
 
 
-def center_crop(image: tf.Tensor, size: int) -> tf.Tensor:
-  """The central `size` x `size` part of `[H, W, 3]`."""
-  shape = tf.shape(image)
-  return _crop(image, (shape[0] - size) // 2, (shape[1] - size) // 2, size)
-
-
-def _crop(image, top, left, size):
-  crop = tf.slice(image, [top, left, 0], [size, size, -1])
-  crop.set_shape([size, size, 3])
-  return crop
-
-
-def random_crop_offset(
-  height: int, width: int, size: int, seed: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-  """Top and left of a crop, uniform over every position there is.
+def random_crop_offset(size: int, crop_size: int, u: tf.Tensor) -> tf.Tensor:
+  """Tops and lefts of crops, uniform over every position there is.
 
   Both ends are included: 30 x 30 positions of a 227 crop in 256 x 256.
+
+  Args:
+    size: of the square, in pixels.
+    crop_size: of the crop.
+    u: uniform in [0, 1), `[n, 2]`.
+
+  Returns:
+    int32 `[n, 2]`.
   """
-  u = tf.random.stateless_uniform([2], seed, alg='philox')
-  positions = tf.constant([height - size + 1, width - size + 1], tf.float32)
+  positions = float(size - crop_size + 1)
   # Rounding can lift the product to the bound itself.
-  offset = tf.minimum(tf.floor(u * positions), positions - 1)
-  top, left = tf.unstack(tf.cast(offset, tf.int32))
-  return top, left
+  return tf.cast(tf.minimum(tf.floor(u * positions), positions - 1), tf.int32)
 
 
-def random_resized_crop(
-  image: tf.Tensor, size: int, seed: tf.Tensor
-) -> tf.Tensor:
-  """A random part of a picture, resized (torchvision's RandomResizedCrop).
+def random_part(shape: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """A random part of a picture (torchvision's RandomResizedCrop).
 
   Its area is 8 to 100% of the picture's, uniformly, and its width 3/4 to 4/3 of
   its height, uniformly in the logarithm. The first of ten draws that fits is
   taken; if none does, the largest central part of such a shape.
 
   Args:
-    image: `[H, W, 3]`.
-    size: of the result, in pixels.
-    seed: a stateless seed, `[2]`.
+    shape: height and width, int32 `[2]`.
+    u: uniform in [0, 1), `[22]`.
 
   Returns:
-    float32 `[size, size, 3]`; bilinear, antialiased when it shrinks.
+    Top and left, and height and width, in pixels, each int32 `[2]`.
   """
-  shape_seed, place_seed = tf.unstack(
-    tf.random.split(seed, num=2, alg='philox')
-  )
-  top, left, height, width = _random_part(
-    tf.shape(image)[0], tf.shape(image)[1], shape_seed, place_seed
-  )
-  part = tf.slice(image, [top, left, 0], [height, width, -1])
-  part = tf.image.resize(part, [size, size], antialias=True)
-  return tf.ensure_shape(part, [size, size, 3])
-
-
-def _random_part(full_height, full_width, shape_seed, place_seed):
-  """Top, left, height and width of a part, in pixels."""
-  h, w = tf.cast(full_height, tf.float32), tf.cast(full_width, tf.float32)
-  u = tf.random.stateless_uniform([2, _ATTEMPTS], shape_seed, alg='philox')
+  h, w = tf.unstack(tf.cast(shape, tf.float32))
+  v, u = u[-2:], tf.reshape(u[:-2], [2, _ATTEMPTS])
   area = h * w * (_AREA[0] + u[0] * (_AREA[1] - _AREA[0]))
   log_ratio = np.log(_RATIO, dtype=np.float32)
   ratio = tf.exp(log_ratio[0] + u[1] * (log_ratio[1] - log_ratio[0]))
@@ -220,27 +244,18 @@ def _random_part(full_height, full_width, shape_seed, place_seed):
     [heights, [tf.minimum(h, tf.round(w / central_ratio))]], 0
   )
   first = tf.argmax(tf.concat([fits, [True]], 0), output_type=tf.int32)
-  width, height = widths[first], heights[first]
-  places = tf.stack([h - height, w - width]) + 1
-  v = tf.random.stateless_uniform([2], place_seed, alg='philox')
+  extent = tf.stack([heights[first], widths[first]])
+  places = tf.stack([h, w]) - extent + 1
   offset = tf.where(
     first < _ATTEMPTS,
     tf.minimum(tf.floor(v * places), places - 1),
     tf.floor((places - 1) / 2),
   )
-  return tuple(
-    tf.cast(x, tf.int32) for x in (offset[0], offset[1], height, width)
-  )
-
-
-def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-  """Mirrors `[H, W, 3]` left to right with probability one half."""
-  u = tf.random.stateless_uniform([], seed, alg='philox')
-  return tf.cond(u < 0.5, lambda: tf.reverse(image, axis=[1]), lambda: image)
+  return tf.cast(offset, tf.int32), tf.cast(extent, tf.int32)
 
 
 def lighting_offset(
-  seed: tf.Tensor,
+  normal: tf.Tensor,
   eigenvalues: np.ndarray,
   eigenvectors: np.ndarray,
   mode: str = 'sqrt_eigenvalue',
@@ -260,14 +275,14 @@ def lighting_offset(
     shift pictures by over a thousand grey levels.
 
   Args:
-    seed: a stateless seed, `[2]`.
+    normal: draws of the standard normal, `[n, 3]`.
     eigenvalues: `[3]`, of the covariance of 0..255 pixels.
     eigenvectors: `[3, 3]`, in columns.
     mode: 'sqrt_eigenvalue' or 'eigenvalue'.
     std: deviation of the random variable.
 
   Returns:
-    The offset of R, G and B in grey levels, float32 `[3]`.
+    The offsets of R, G and B in grey levels, float32 `[n, 3]`.
   """
   if mode == 'sqrt_eigenvalue':
     magnitudes = np.sqrt(eigenvalues)
@@ -275,9 +290,8 @@ def lighting_offset(
     magnitudes = eigenvalues / _PIXEL_RANGE
   else:
     raise ValueError(f'lighting {mode!r}: sqrt_eigenvalue or eigenvalue')
-  alpha = std * tf.random.stateless_normal([3], seed, alg='philox')
-  components = tf.constant(eigenvectors * magnitudes, tf.float32)
-  return tf.linalg.matvec(components, alpha)
+  components = tf.constant(eigenvectors * magnitudes * std, tf.float32)
+  return tf.linalg.matmul(normal, components, transpose_b=True)
 
 
 def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -291,66 +305,66 @@ def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
     `[10, size, size, 3]`: top left, top right, bottom left, bottom right,
     centre, and the five mirrored.
   """
-  shape = tf.shape(image)
-  bottom, right = shape[0] - size, shape[1] - size
+  side = image.shape[0]
   crops = tf.stack(
     [
-      _crop(image, 0, 0, size),
-      _crop(image, 0, right, size),
-      _crop(image, bottom, 0, size),
-      _crop(image, bottom, right, size),
-      center_crop(image, size),
+      decoding.crop(image, top, left, size)
+      for top, left in five_places(side, size)
     ]
   )
   return tf.concat([crops, tf.reverse(crops, axis=[2])], axis=0)
 
 
+def five_places(side: int, size: int) -> tuple[tuple[int, int], ...]:
+  """Top and left of the four corners of a square, and of its centre."""
+  end, middle = side - size, (side - size) // 2
+  return (0, 0), (0, end), (end, 0), (end, end), (middle, middle)
+
+
 def train_view(
-  encoded: tf.Tensor, seed: tf.Tensor, p: Preprocessing
-) -> tf.Tensor:
-  """One random view of a stored picture: crop, flip, lighting, mean, std.
+  encoded: tf.Tensor,
+  drawn: Draws,
+  p: Preprocessing,
+  is_square_jpeg: bool = False,
+) -> View:
+  """One random view of a stored picture, in whole grey levels.
 
   The crop is one of the resized square (`train_crop` 'random', the paper) or
-  any part of the picture (`random_resized_crop`).
-
-  Each picture draws for itself (the authors' code drew one crop and one flip
-  for each chunk of 32).
+  any part of the picture (`random_part`).
 
   Args:
     encoded: the file, a scalar string.
-    seed: a stateless seed, `[2]`, of this picture in this epoch.
+    drawn: this picture's row of each of `draw`'s.
     p: the training set's preprocessing.
+    is_square_jpeg: whether the file is known to be a JPEG of `resize_size`.
 
   Returns:
-    float32 `[crop_size, crop_size, 3]`.
+    `image`, uint8 `[crop_size, crop_size, 3]`, cropped and flipped; with
+    lighting, `lighting`, float32 `[3]`; and where the mean image is cropped
+    with the picture, `place`, int32 `[3]`: top, left, and 1 where flipped.
   """
-  crop_seed, flip_seed, lighting_seed = tf.unstack(
-    tf.random.split(seed, num=3, alg='philox')
-  )
-  image = decode(encoded)
   if p.train_crop == 'random_resized':
-    image = random_resized_crop(image, p.crop_size, crop_seed)
+    image = decoding.decode_part(
+      encoded, lambda shape: random_part(shape, drawn['u']), p.crop_size
+    )
   else:
-    image = resize(image, p.resize, p.resize_size)
-    top, left = random_crop_offset(
-      p.resize_size, p.resize_size, p.crop_size, crop_seed
+    top_left = drawn['place'][:2]
+    image = decoding.decode_crop(
+      encoded, p.resize, p.resize_size, top_left, p.crop_size, is_square_jpeg
     )
-    if _mean_moves(p):
-      image -= tf.constant(p.mean, tf.float32)
-    image = _crop(image, top, left, p.crop_size)
-  if not _mean_moves(p):
-    image -= _fixed_mean(p)
   if p.flip:
-    image = random_flip(image, flip_seed)
-  if p.lighting != 'none':
-    assert p.eigenvalues is not None
-    assert p.eigenvectors is not None
-    image += lighting_offset(
-      lighting_seed, p.eigenvalues, p.eigenvectors, p.lighting, p.lighting_std
-    )
-    if p.lighting_rescale:
-      image /= 1 + p.lighting_std
-  return image / tf.constant(p.std, tf.float32)
+    image = _mirror_if(drawn['place'][2] > 0, image)
+  view = {'image': image}
+  if 'lighting' in drawn:
+    view['lighting'] = drawn['lighting']
+  if p.mean_moves:
+    view['place'] = drawn['place']
+  return view
+
+
+def _mirror_if(flip, image):
+  # A slice of stride -1 takes longer than to decode the picture.
+  return tf.cond(flip, lambda: tf.reverse(image, axis=[1]), lambda: image)
 
 
 def at_epoch(p: Preprocessing, epoch: int) -> Preprocessing:
@@ -360,34 +374,49 @@ def at_epoch(p: Preprocessing, epoch: int) -> Preprocessing:
   return dataclasses.replace(p, lighting='none')
 
 
-def eval_views(encoded: tf.Tensor, p: Preprocessing, crops: int) -> tf.Tensor:
+def eval_views(
+  encoded: tf.Tensor,
+  p: Preprocessing,
+  crops: int,
+  is_square_jpeg: bool = False,
+) -> View:
   """The views that are scored: the central one, or ten.
 
   Returns:
-    float32 `[crops, crop_size, crop_size, 3]`.
+    `image`, uint8 `[crops, crop_size, crop_size, 3]`.
   """
-  image = resize(decode(encoded), p.resize, p.resize_size)
-  if _mean_moves(p):
-    image -= tf.constant(p.mean, tf.float32)
+  image = decoding.decode_square(
+    encoded, p.resize, p.resize_size, is_square_jpeg
+  )
   if crops == 1:
-    views = center_crop(image, p.crop_size)[None]
-  elif crops == 10:
-    views = ten_crops(image, p.crop_size)
+    return {'image': decoding.center_crop(image, p.crop_size)[None]}
+  if crops == 10:
+    return {'image': ten_crops(image, p.crop_size)}
+  raise ValueError(f'{crops} crops: 1 or 10')
+
+
+def finish(view: View, p: Preprocessing) -> tf.Tensor:
+  """The network's input: minus the mean, lit, and scaled.
+
+  Args:
+    view: of `train_view` or `eval_views`.
+    p: the same preprocessing.
+
+  Returns:
+    float32, of the shape of `view['image']`.
+  """
+  image = tf.cast(view['image'], tf.float32)
+  size = p.crop_size
+  if 'place' in view:
+    top, left, flip = tf.unstack(view['place'])
+    mean = decoding.crop(tf.constant(p.mean, tf.float32), top, left, size)
+    image -= _mirror_if(flip > 0, mean)
   else:
-    raise ValueError(f'{crops} crops: 1 or 10')
-  if not _mean_moves(p):
-    views -= _fixed_mean(p)
-  return views / tf.constant(p.std, tf.float32)
-
-
-def _mean_moves(p: Preprocessing) -> bool:
-  """Whether the part of the mean that is subtracted depends on the crop."""
-  return p.mean.ndim == 3 and p.mean_crop == 'same'
-
-
-def _fixed_mean(p: Preprocessing) -> tf.Tensor:
-  mean = np.asarray(p.mean, np.float32)
-  if mean.ndim == 3:
-    margin = (p.resize_size - p.crop_size) // 2
-    mean = mean[margin:, margin:][: p.crop_size, : p.crop_size]
-  return tf.constant(mean)
+    crops = image.shape[0] if image.shape.rank == 4 else 1
+    image -= tf.constant(p.mean_of_crops(crops))
+  if 'lighting' in view:
+    # As a row of pixels: TensorFlow adds three numbers at a time slowly.
+    row = tf.tile(view['lighting'], [size])
+    image = tf.reshape(tf.reshape(image, [size, -1]) + row, image.shape)
+  scale = p.pixel_scale(lit='lighting' in view)
+  return image if scale is None else image * tf.constant(scale)

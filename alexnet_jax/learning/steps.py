@@ -16,6 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.learning import metrics, optimizer
+from alexnet_jax.learning.finish import Finish, finished_on_host
 from alexnet_jax.model import AlexNet
 
 AXIS = 'batch'
@@ -74,26 +75,30 @@ def train_step(
   tx: optax.GradientTransformationExtraArgs,
   rates: Callable[..., optimizer.Rates],
   dropout_key: jax.Array,
+  finish: Finish = finished_on_host,
 ) -> TrainState:
   """One step of the paper's SGD on a device's share of the batch.
 
   Args:
     state: the same on all devices.
-    batch: `image` `[n, H, W, 3]` and `label` `[n]`, this device's.
+    batch: `image` `[n, H, W, 3]` and `label` `[n]`, this device's, and what
+      else `finish` takes.
     model: the network.
     tx: `optimizer.paper_sgd`.
     rates: `optimizer.rates_of`.
     dropout_key: of the run; step and device are folded in.
+    finish: from the batch to the network's input (`finish.finisher`).
 
   Returns:
     The next state, again the same on all devices.
   """
   key = jax.random.fold_in(dropout_key, state.step)
   key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
+  images = finish(batch)
 
   def loss_fn(params):
     logits: Any = model.apply(
-      {'params': params}, batch['image'], train=True, rngs={'dropout': key}
+      {'params': params}, images, train=True, rngs={'dropout': key}
     )
     log_probs = jax.nn.log_softmax(logits)
     sums = metrics.metric_sums(
@@ -119,7 +124,13 @@ def train_step(
   )
 
 
-def eval_step(params: Any, batch: Batch, *, model: AlexNet) -> metrics.Sums:
+def eval_step(
+  params: Any,
+  batch: Batch,
+  *,
+  model: AlexNet,
+  finish: Finish = finished_on_host,
+) -> metrics.Sums:
   """Scores a device's share of a batch.
 
   The softmax outputs of an image's crops are averaged (section 4.1).
@@ -128,12 +139,14 @@ def eval_step(params: Any, batch: Batch, *, model: AlexNet) -> metrics.Sums:
     params: the network's parameters, the same on all devices.
     batch: `image` `[n, crops, H, W, 3]`, `label` `[n]`, `mask` `[n]`.
     model: the network.
+    finish: from the batch to the network's input (`finish.finisher`).
 
   Returns:
     `metrics.metric_sums` over all devices.
   """
   n, crops = batch['image'].shape[:2]
-  images = batch['image'].reshape(n * crops, *batch['image'].shape[2:])
+  images = finish(batch)
+  images = images.reshape(n * crops, *images.shape[2:])
   logits: Any = model.apply({'params': params}, images)
   log_probs = jax.nn.log_softmax(logits)
   log_probs = log_probs.reshape(n, crops, -1)
@@ -157,10 +170,10 @@ def p_train_step(**arguments: Any):
   )
 
 
-def p_eval_step(model: AlexNet):
+def p_eval_step(model: AlexNet, finish: Finish = finished_on_host):
   """`eval_step` on all devices: `(params, batch) -> sums`."""
   return jax.pmap(
-    functools.partial(eval_step, model=model),
+    functools.partial(eval_step, model=model, finish=finish),
     axis_name=AXIS,
     in_axes=(None, 0),
     out_axes=None,

@@ -1,0 +1,144 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import encode
+from PIL import Image
+
+from alexnet_jax.data import decoding
+
+
+@pytest.mark.parametrize(
+  ('mode', 'form'),
+  [('RGB', 'JPEG'), ('L', 'JPEG'), ('CMYK', 'JPEG'), ('RGB', 'PNG'),
+   ('L', 'PNG'), ('RGBA', 'PNG'), ('P', 'PNG')],
+)  # fmt: skip
+def test_decode_is_rgb_whatever_the_file(photographs, mode, form):
+  encoded = encode(photographs[1][:90, :70], mode, form)
+  image = decoding.decode(encoded).numpy()
+  assert image.shape == (90, 70, 3)
+  assert image.dtype == np.uint8
+  expected = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
+  # Decoders round differently; a wrong colour would be tens of levels off.
+  assert np.abs(image.astype(float) - expected).mean() < 3
+
+
+@pytest.mark.parametrize('shape', [(120, 90), (90, 120), (20, 35), (40, 40)])
+def test_resize_is_pils(photographs, shape):
+  pixels = photographs[0][100 : 100 + shape[0], 50 : 50 + shape[1]]
+  height, width = shape
+  scale = 40 / min(shape)
+  size = (int(width * scale + 1e-9), int(height * scale + 1e-9))
+  resized = Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
+  left, top = (size[0] - 40) // 2, (size[1] - 40) // 2
+  expected = np.asarray(resized)[top : top + 40, left : left + 40]
+  image = decoding.resize(pixels, 'short_side', 40).numpy()
+  assert image.shape == (40, 40, 3)
+  assert (
+    np.abs(image.astype(float) - expected).max() < 1.5
+  )  # PIL rounds, twice.
+
+  warped = decoding.resize(pixels, 'warp', 40).numpy()
+  expected = Image.fromarray(pixels).resize((40, 40), Image.Resampling.BILINEAR)
+  assert np.abs(warped.astype(float) - np.asarray(expected)).max() < 1.5
+
+
+def crops(encoded, how, size, crop_size):
+  """Crops of the square, decoded whole and decoded in part."""
+  square = decoding.decode_square(encoded, how, size).numpy().astype(int)
+  rest = size - crop_size
+  for top, left in ((0, 0), (rest, rest), (rest // 2, 0), (rest // 3, rest)):
+    part = decoding.decode_crop(
+      encoded, how, size, tf.constant([top, left]), crop_size
+    ).numpy()
+    assert part.dtype == np.uint8
+    yield (
+      part.astype(int),
+      square[top : top + crop_size, left : left + crop_size],
+    )
+
+
+@pytest.mark.parametrize('how', ['short_side', 'warp'])
+@pytest.mark.parametrize(
+  ('mode', 'form', 'options'),
+  [
+    ('RGB', 'JPEG', {}),
+    ('RGB', 'JPEG', {'subsampling': 0}),
+    ('RGB', 'JPEG', {'progressive': True}),
+    ('L', 'JPEG', {}),
+    ('CMYK', 'JPEG', {}),
+    ('RGB', 'PNG', {}),
+  ],
+)
+def test_a_crop_is_decoded_alone(photographs, how, mode, form, options):
+  # Pictures of ImageNet's size: they shrink 1.3 to 1.7 times.
+  for photograph in photographs:
+    picture = photograph[:333, 10:510]
+    encoded = encode(picture, mode, form, **options)
+    for part, whole in crops(encoded, how, 256, 227):
+      difference = np.abs(part - whole)
+      # Without antialiasing: 2.9 on these; a shift by a pixel gives 8 and more.
+      assert difference.mean() < 3.5
+      moved = np.abs(part[:, 1:] - whole[:, :-1]).mean()
+      assert moved > 2 * difference.mean()
+
+
+def test_no_edge_is_off_by_more_than_a_part_of_a_pixel():
+  # On a slope of two grey levels a pixel each way: half a level is a quarter.
+  ramp = np.arange(120)[None, :, None] + np.arange(100)[:, None, None]
+  encoded = encode(np.repeat(ramp, 3, 2).astype(np.uint8), form='PNG')
+  for part, whole in crops(encoded, 'short_side', 71, 64):
+    assert np.abs(part - whole).max() <= 1
+    assert abs((part - whole).mean()) < 0.5
+
+
+@pytest.mark.parametrize('shape', [(100, 160), (20, 30), (255, 250)])
+def test_a_crop_of_a_small_picture_is_the_same(photographs, shape):
+  encoded = encode(photographs[0][: shape[0], : shape[1]])
+  for part, whole in crops(encoded, 'short_side', 256, 227):
+    assert np.abs(part - whole).max() <= 1
+
+
+@pytest.mark.parametrize('form', ['JPEG', 'PNG'])
+def test_a_crop_of_a_square_is_not_resampled(photographs, form):
+  encoded = encode(photographs[0][:256, :256], form=form)
+  for part, whole in crops(encoded, 'short_side', 256, 227):
+    # libjpeg has the colour of a crop's outermost pixels from fewer of them.
+    difference = np.abs(part - whole)
+    assert difference[2:-2, 2:-2].max() == 0
+    assert difference.mean() < 0.05
+  if form == 'JPEG':
+    known = decoding.decode_crop(
+      encoded, 'short_side', 256, tf.constant([29, 0]), 227, True
+    )
+    unknown = decoding.decode_crop(
+      encoded, 'short_side', 256, tf.constant([29, 0]), 227
+    )
+    np.testing.assert_array_equal(known, unknown)
+
+
+def test_a_part_is_decoded_alone(photographs):
+  picture = photographs[1][:333, 10:510]
+  place = ([20, 300], [300, 190])
+  for form in ('JPEG', 'PNG'):
+    encoded = encode(picture, form=form)
+    part = decoding.decode_part(
+      encoded,
+      lambda shape: (tf.constant(place[0]), tf.constant(place[1])),
+      100,
+    ).numpy()
+    cut = Image.fromarray(decoding.decode(encoded).numpy()[20:320, 300:490])
+    expected = np.asarray(cut.resize((100, 100), Image.Resampling.BILINEAR))
+    assert np.abs(part.astype(int) - expected).mean() < 1.5
+
+
+def test_a_thread_is_no_picture():
+  for form in ('JPEG', 'PNG'):
+    thin = encode(np.zeros((2, 300, 3), np.uint8), form=form)
+    for decode in (
+      decoding.decode,
+      lambda x: decoding.decode_crop(x, 'warp', 40, [1, 1], 32),
+    ):
+      with pytest.raises(tf.errors.InvalidArgumentError, match='over 100'):
+        decode(tf.constant(thin))
