@@ -1,0 +1,92 @@
+"""Memory of the input process over an epoch of ImageNet's size.
+
+  python benchmarks/input_memory.py --data_dir=DIR [--dataset=imagenet2012] \
+    [--split=train] [--examples=1281167] [--finish=host] [--minutes=60]
+
+The set's files, repeated by links until there are so many pictures, are read
+for one epoch as training reads them, with the default buffers and nothing
+cached. Prints the resident set every so often, and a JSON line last: how far it
+grew over the epoch after its first tenth, and its maximum.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import tempfile
+import time
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+import input_pipeline as benchmark
+
+from alexnet_jax.data import input_pipeline
+from alexnet_jax.data.dataset import open_dataset
+
+# What docs/input.md promises of pictures of 110 kB, batches of 128.
+BOUND_GB = 3.0
+GROWTH_GB = 0.2
+
+
+def resident_gb() -> float:
+  """Of this process."""
+  status = pathlib.Path('/proc/self/status').read_text()
+  (line,) = [s for s in status.splitlines() if s.startswith('VmRSS')]
+  return int(line.split()[1]) * 1024 / 1e9
+
+
+def main() -> None:
+  """Prints the curve and the JSON line."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--data_dir')
+  parser.add_argument('--dataset', default='imagenet2012')
+  parser.add_argument('--split', default='train')
+  parser.add_argument('--examples', type=int, default=1_281_167)
+  parser.add_argument('--finish', default='host')
+  parser.add_argument('--minutes', type=float, default=60)
+  arguments = parser.parse_args()
+  source = open_dataset(arguments.dataset, arguments.data_dir)
+  with tempfile.TemporaryDirectory() as folder:
+    dataset = benchmark.repeated(
+      source, arguments.split, arguments.examples, folder
+    )
+    number = dataset.num_examples(arguments.split)
+    before = resident_gb()
+    print(f'{number} pictures in {len(dataset.files([arguments.split]))} files')
+    print(f'before the first batch: {before:.2f} GB')
+    batches = input_pipeline.train_batches(
+      dataset,
+      arguments.split,
+      benchmark.PREPROCESSING,
+      batch_size=128,
+      seed=0,
+      epoch=0,
+      finish=arguments.finish,
+    )
+    start, done, curve = time.time(), 0, []
+    for i, _ in enumerate(batches, 1):
+      done = i * 128
+      if i % (number // 128 // 40) == 0:
+        curve.append(resident_gb())
+        print(
+          f'{done / number:6.1%} {curve[-1]:6.2f} GB '
+          f'{done / (time.time() - start):6.0f} images/s',
+          flush=True,
+        )
+      if time.time() - start > arguments.minutes * 60:
+        break
+  settled = curve[len(curve) // 10 :]
+  result = {
+    'memory_gb': round(max(curve), 2),
+    'memory_growth_gb': round(settled[-1] - settled[0], 2),
+    'share_of_epoch': round(done / number, 3),
+  }
+  targets = {'memory_gb': BOUND_GB, 'memory_growth_gb': GROWTH_GB}
+  met = all(result[name] <= target for name, target in targets.items())
+  print(json.dumps({'ratios': result, 'targets': targets, 'met': met}))
+
+
+if __name__ == '__main__':
+  main()
