@@ -60,7 +60,8 @@ def explain(
     of = f' of split {split!r} of {dataset.full_name}'
     advice = ' (data.on_error=skip passes over such pictures)'
   if error and not isinstance(error, tf.errors.InvalidArgumentError):
-    return damaged(dataset, split, error)
+    # Who gave single files knows more of them.
+    return damaged(dataset, split, error) if dataset else error
   try:
     for _, example in examples.as_numpy_iterator():
       key = example['key'].decode()
