@@ -11,6 +11,7 @@ from tqdm import tqdm
 from alexnet_jax import checkpoint, pretrained, writer
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import faults, input_pipeline, preprocess
+from alexnet_jax.data.cache import cached
 from alexnet_jax.data.dataset import Dataset, open_dataset, origin
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import metrics, steps
@@ -105,8 +106,18 @@ def say_results(workdir: epath.Path, results: dict[str, Any]) -> None:
   writer.say(f'results: {workdir / "results.json"}')
 
 
-def say_left_out(dataset: Dataset) -> None:
-  """How many examples of each split cannot be used, and which."""
+def prepare_data(
+  data: config_lib.Config,
+  dataset: Dataset,
+  splits: list[str],
+  workdir: epath.Path,
+) -> Dataset:
+  """A set as `config.data` wants it read: from a copy, without its faults."""
+  if data.cache_dir:
+    dataset = cached(dataset, splits, data.cache_dir)
+    writer.say(f'reading {dataset.full_name} from its copy in {data.cache_dir}')
+  if data.on_error == 'skip':
+    dataset = faults.leave_out(dataset, splits, workdir, data.max_error_rate)
   for split, keys in dataset.left_out.items():
     if keys:
       named = ', '.join(sorted(keys)[:5]) + (', ...' if len(keys) > 5 else '')
@@ -114,6 +125,7 @@ def say_left_out(dataset: Dataset) -> None:
         f'left out {len(keys)} of {dataset.num_examples(split) + len(keys)} '
         f'examples of {split}, which cannot be used: {named}'
       )
+  return dataset
 
 
 def write_left_out(dataset: Dataset, workdir: epath.Path) -> None:
@@ -187,12 +199,8 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     config.eval.step,
     pretrained.abstract_params(model, preprocessing.crop_size),
   )
-  if config.data.on_error == 'skip':
-    dataset = faults.leave_out(
-      dataset, [split], workdir, config.data.max_error_rate
-    )
-    say_left_out(dataset)
-    write_left_out(dataset, workdir)
+  dataset = prepare_data(config.data, dataset, [split], workdir)
+  write_left_out(dataset, workdir)
   writer.banner(
     workdir=workdir,
     network=config.model.name,

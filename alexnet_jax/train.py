@@ -15,13 +15,8 @@ from tqdm import tqdm
 
 from alexnet_jax import checkpoint, evaluate, pretrained, writer
 from alexnet_jax import config as config_lib
-from alexnet_jax.data import (
-  color_stats,
-  faults,
-  input_pipeline,
-  preprocess,
-)
-from alexnet_jax.data.dataset import Dataset, cached, open_dataset
+from alexnet_jax.data import color_stats, input_pipeline, preprocess
+from alexnet_jax.data.dataset import Dataset, open_dataset
 from alexnet_jax.errors import (
   Interrupted,
   StorageError,
@@ -243,13 +238,7 @@ def _open_dataset(config: config_lib.Config, workdir: epath.Path) -> Dataset:
   for split in splits:
     dataset.num_examples(split)
   dataset.check_resize(data.resize)
-  if data.cache_dir:
-    dataset = cached(dataset, splits, data.cache_dir)
-    writer.say(f'reading {dataset.full_name} from its copy in {data.cache_dir}')
-  if data.on_error == 'skip':
-    dataset = faults.leave_out(dataset, splits, workdir, data.max_error_rate)
-    evaluate.say_left_out(dataset)
-  return dataset
+  return evaluate.prepare_data(data, dataset, splits, workdir)
 
 
 def _check_data(config: config_lib.Config, dataset: Dataset) -> int:

@@ -9,7 +9,6 @@ cached. Prints the resident set every so often, and a JSON line last: how far it
 grew over the epoch after its first tenth, and its maximum.
 """
 
-import argparse
 import json
 import os
 import pathlib
@@ -37,12 +36,7 @@ def resident_gb() -> float:
 
 def main() -> None:
   """Prints the curve and the JSON line."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument('--data_dir')
-  parser.add_argument('--dataset', default='imagenet2012')
-  parser.add_argument('--split', default='train')
+  parser = benchmark.make_parser(__doc__)
   parser.add_argument('--examples', type=int, default=1_281_167)
   parser.add_argument('--finish', default='host')
   parser.add_argument('--minutes', type=float, default=60)

@@ -17,6 +17,7 @@ from etils import epath
 from test_preprocess import PLAIN, eval_views
 
 from alexnet_jax.data import (
+  cache,
   color_stats,
   dataset,
   decoding,
@@ -141,7 +142,7 @@ def test_threads_and_buffers_change_nothing(tiny, tmp_path, monkeypatch):
 
 
 def test_a_copy_changes_nothing(tiny, tmp_path):
-  copy = dataset.cached(tiny, ['train', 'validation[:5]'], str(tmp_path))
+  copy = cache.cached(tiny, ['train', 'validation[:5]'], str(tmp_path))
   folder = tmp_path / 'tiny' / '1.0.0'
   assert pathlib.Path(copy.builder.data_path) == folder
   assert_same(train_batches(copy), train_batches(tiny))
@@ -150,7 +151,7 @@ def test_a_copy_changes_nothing(tiny, tmp_path):
   broken = folder / 'tiny-train.tfrecord-00001-of-00003'
   broken.write_bytes(broken.read_bytes()[:-1])
   times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-  again = dataset.cached(tiny, ['train'], str(tmp_path))
+  again = cache.cached(tiny, ['train'], str(tmp_path))
   assert_same(train_batches(again), train_batches(tiny))
   changed = {p for p, time in times.items() if p.stat().st_mtime_ns != time}
   assert changed == {broken}
@@ -160,7 +161,7 @@ def test_a_copy_that_does_not_fit_is_refused(tiny, tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=1000)
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
   with pytest.raises(UserError, match=r'0.0 MB free, and 0\.\d MB are to be'):
-    dataset.cached(tiny, ['train'], str(tmp_path))
+    cache.cached(tiny, ['train'], str(tmp_path))
   assert not list((tmp_path / 'tiny' / '1.0.0').iterdir())
 
 

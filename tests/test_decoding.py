@@ -85,7 +85,8 @@ def test_a_crop_is_decoded_alone(photographs, how, mode, form, options):
 
 
 def test_no_edge_is_off_by_more_than_a_part_of_a_pixel():
-  # On a slope of two grey levels a pixel each way: half a level is a quarter.
+  # On a slope of one grey level a pixel each way, where a shift by one pixel
+  # moves the mean by one level.
   ramp = np.arange(120)[None, :, None] + np.arange(100)[:, None, None]
   encoded = encode(np.repeat(ramp, 3, 2).astype(np.uint8), form='PNG')
   for part, whole in crops(encoded, 'short_side', 71, 64):

@@ -383,8 +383,7 @@ def test_a_broken_checkpoint_is_named_with_status_3(whole, tiny_dir, tmp_path):
 
 
 def test_finished_on_the_device_from_a_copy(tiny_dir, tmp_path, whole):
-  # The input is the same to the bit (test_finish); what is compiled is another
-  # program, and once in two runs its last digits were others.
+  # The same parameters, to the bit.
   workdir, _ = whole
   done = run(
     *tiny(
@@ -395,11 +394,10 @@ def test_finished_on_the_device_from_a_copy(tiny_dir, tmp_path, whole):
     )
   )
   assert f'from its copy in {tmp_path / "cache"}' in done.stdout
-  for ours, theirs in zip(
-    metrics(tmp_path / 'run'), metrics(workdir), strict=True
-  ):
-    assert ours['step'] == theirs['step']
-    assert ours['loss'] == pytest.approx(theirs['loss'], rel=5e-3)
+  assert metrics(tmp_path / 'run') == metrics(workdir)
+  # Not all of results.json: another test scores the whole run's ten crops.
+  for name in ('step', 'params_digest'):
+    assert results(tmp_path / 'run')[name] == results(workdir)[name]
 
 
 def test_what_cannot_be_used_is_left_out(tmp_path, pictures):

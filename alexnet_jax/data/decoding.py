@@ -112,10 +112,10 @@ def decode_crop(
   grey level. Where it shrinks, a pixel is interpolated between four, or from
   1.6 times on averaged over the area that it comes from, instead of under a
   triangle of twice its width; and an edge that falls between two pixels is
-  moved to one, by a sixteenth of a pixel on average. On ImageNet's files the
-  two differ by two grey levels on average, no more than `tf.image.resize` does
-  without antialiasing (`tests/test_decoding.py` has the bounds). The 256 x 256
-  set (`resized`) has no such difference.
+  moved to one, by a tenth of a pixel on average. The two then differ about as
+  much as `tf.image.resize` with and without antialiasing (benchmarks/
+  input_pipeline.py prints both; tests/test_decoding.py has bounds). The
+  256 x 256 set (`resized`) has no such difference.
 
   Args:
     encoded: the file, a scalar string.

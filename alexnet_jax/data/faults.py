@@ -81,11 +81,13 @@ def explain(
   except tf.errors.InvalidArgumentError as cause:
     return UserError(f'cannot read an example{of}: {_reason(cause)}')
   assert error
+  if dataset:
+    return UserError(f'cannot use an example{of}: {_reason(error)}')
   return error
 
 
 def damaged(
-  dataset: Dataset | None, split: str, error: tf.errors.OpError | None = None
+  dataset: Dataset, split: str, error: tf.errors.OpError | None = None
 ) -> UserError:
   """Finds the file of a split that holds less than it should.
 
@@ -95,8 +97,6 @@ def damaged(
     error: what TensorFlow said; None where records are missing.
   """
   reason = _reason(error) if error else 'records are missing'
-  if not dataset:
-    return UserError(f'a file is damaged: {reason}')
   for part in dataset.builder.info.splits[split].file_instructions:
     number = 0
     try:

@@ -159,8 +159,8 @@ def draw(p: Preprocessing, n: int, seed: int) -> Draws:
   """Draws what is random about an epoch: each picture draws for itself.
 
   (The authors' code drew one crop and one flip for each chunk of 32.) At once,
-  not picture by picture: some ten small operations would take a tenth of the
-  time that a picture of the 256 x 256 set takes.
+  not picture by picture: of a picture of the 256 x 256 set ten small operations
+  are a good part of the time.
 
   Args:
     p: the training set's preprocessing.

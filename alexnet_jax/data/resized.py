@@ -8,9 +8,9 @@ cropped out the central 256x256 patch." Done once, a picture takes a quarter of
 the time to read. The set is called SOURCE_256 (with --resize=warp
 SOURCE_256_warp); `config.data.name` takes it in the source's place. It has the
 source's splits, labels and keys, in the source's order and as many files, so
-that a seed gives the same views of either; pictures are JPEGs of quality 95.
-Beside them lie the mean image and the RGB principal components of each split
-(`color_stats`), from the same pass.
+that a seed gives the same crops and flips of either; pictures are JPEGs of
+quality 95. Beside them lie the mean image and the RGB principal components of
+each split (`color_stats`), from the same pass.
 
 It runs on Apache Beam (make venv EXTRAS=beam): on this machine, or elsewhere by
 --beam_pipeline_options, which docs/input.md has for Dataflow, Flink and Spark.
