@@ -171,10 +171,18 @@ def test_json_round_trip():
 def test_random_resized_crop_is_torchvisions():
   """Against its algorithm, drawn with NumPy: the same distribution."""
   height, width, draws = 60, 150, 4000
-  draw = tf.function(lambda u: preprocess.random_part([height, width], u))
   p = dataclasses.replace(PLAIN, train_crop='random_resized')
-  uniform = preprocess.draw(p, draws, seed=7)['u']
-  parts = np.stack([np.concatenate(draw(u)) for u in uniform])
+  u = preprocess.draw(p, draws, seed=7)['u']
+
+  @tf.function
+  def parts_of(u):
+    return tf.map_fn(
+      lambda u: tf.concat(preprocess.random_part([height, width], u), 0),
+      u,
+      fn_output_signature=tf.int32,
+    )
+
+  parts = parts_of(u).numpy()
   tops, lefts, heights, widths = parts.T
   assert (tops >= 0).all()
   assert (tops + heights <= height).all()
