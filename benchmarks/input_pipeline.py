@@ -92,7 +92,7 @@ def repeated(dataset: Dataset, split: str, least: int, folder: str) -> Dataset:
   number = len(files) * times
   for i in range(number):
     name = f'{info["name"]}-{split}.tfrecord-{i:05}-of-{number:05}'
-    (target / name).symlink_to(files[i % len(files)])
+    (target / name).symlink_to(os.path.abspath(files[i % len(files)]))
   of_split['shardLengths'] = lengths * times
   of_split['numBytes'] = str(int(of_split['numBytes']) * times)
   info['splits'] = [of_split]

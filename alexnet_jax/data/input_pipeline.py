@@ -210,7 +210,10 @@ def _part(elements, batch_size, process_index, process_count):
 
 def _map(elements: tf.data.Dataset, view) -> tf.data.Dataset:
   return elements.map(
-    view, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    # There is no Python in it to convert, which would take a second an epoch.
+    tf.autograph.experimental.do_not_convert(view),
+    num_parallel_calls=tf.data.AUTOTUNE,
+    deterministic=True,
   )
 
 
@@ -245,7 +248,12 @@ def iterate(
     UserError: a picture cannot be decoded, a label is out of range, or a file
       is damaged.
   """
-  iterator = batches.prefetch(_PREFETCH).as_numpy_iterator()
+  options = tf.data.Options()
+  # All cores from the start. Tuning finds no better, and the thread that does it
+  # holds up the end of an epoch by seconds.
+  options.autotune.enabled = False
+  batches = batches.prefetch(_PREFETCH).with_options(options)
+  iterator = batches.as_numpy_iterator()
   for number in itertools.count():
     error = None
     try:
