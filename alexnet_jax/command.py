@@ -39,10 +39,14 @@ class Parser(argparse.ArgumentParser):
 _LONGEST = 1200
 
 
+def printable(text: str) -> str:
+  """A text of unknown origin without what would steer a terminal."""
+  return ''.join(c if c.isprintable() else '?' for c in text)
+
+
 def one_line(error: Exception) -> str:
   """A message as one line, whatever names of a file are in it."""
-  line = ' '.join(str(error).split())
-  line = ''.join(c if c.isprintable() else '?' for c in line)
+  line = printable(' '.join(str(error).split()))
   return line if len(line) <= _LONGEST else line[:_LONGEST] + ' ...'
 
 

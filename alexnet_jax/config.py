@@ -28,6 +28,12 @@ _FREE_FIELDS = (
   'data.max_error_rate',
   'eval.batch_size',
   'eval.step',
+  'guards.min_epoch_steps',
+  'guards.not_finite',
+  'guards.stall',
+  'guards.stall_margin',
+  'guards.stall_steps',
+  'guards.zero_learning_rate',
   'log_every_steps',
   # These may grow; `_check_length` sees to that.
   'num_epochs',
@@ -51,6 +57,9 @@ _CHOICES = {
     'constant',
   ),
   'eval.crops': (1, 10),
+  'guards.not_finite': ('stop', 'off'),
+  'guards.stall': ('stop', 'warn', 'off'),
+  'guards.zero_learning_rate': ('stop', 'off'),
 }
 
 _AT_LEAST = {
@@ -75,6 +84,9 @@ _AT_LEAST = {
   'optimizer.plateau_max_drops': 0,
   'optimizer.exponential_steps': 2,
   'data.lighting_epochs': 0,
+  'guards.min_epoch_steps': 1,
+  'guards.stall_margin': 0,
+  'guards.stall_steps': 0,
 }
 
 _PARAMETER_KINDS = ('kernel', 'bias')
@@ -415,7 +427,12 @@ def check_workdir(
       f'{workdir} holds a run with another config: {"; ".join(differences)} '
       '(there -> here). Give another --workdir, or the same config'
     )
-  before = num_train_steps(saved, steps_per_epoch)
+  try:
+    before = int(num_train_steps(saved, steps_per_epoch))
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f'{workdir / "config.json"} is damaged: no num_epochs or num_train_steps'
+    ) from error
   now = num_train_steps(config, steps_per_epoch)
   if now != before and config.optimizer.schedule == 'discrete_exponential':
     raise UserError(
@@ -474,14 +491,15 @@ def read_config(workdir: epath.Path) -> dict[str, Any] | None:
     config = json.loads(path.read_text())
     if not isinstance(config, dict):
       raise ValueError('not an object')
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, RecursionError) as error:
     raise UserError(f'{path} is not a config: {_one_line(error)}') from error
   return config
 
 
 def write_config(config: Config, workdir: epath.Path) -> None:
-  """Writes the `config.json` of a workdir."""
-  write_whole(workdir / 'config.json', json.dumps(_plain(config), indent=2))
+  """Writes the `config.json` of a workdir, if it is not there already."""
+  if read_config(workdir) != _plain(config):
+    write_whole(workdir / 'config.json', json.dumps(_plain(config), indent=2))
 
 
 def write_whole(path: epath.Path, text: str) -> None:

@@ -2,13 +2,14 @@
 
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax import checkpoint, pretrained, writer
+from alexnet_jax import checkpoint, pretrained, workdirs, writer
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import faults, input_pipeline, preprocess
 from alexnet_jax.data.cache import cached
@@ -28,6 +29,7 @@ def score(
   batch_size: int,
   crops: int,
   finish: str = 'host',
+  at_each_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
   """Errors and loss over a whole split.
 
@@ -42,6 +44,7 @@ def score(
       devices and the last batch is filled with blanks that count nothing.
     crops: 1 or 10.
     finish: 'host' or 'device'; see `input_pipeline.train_batches`.
+    at_each_batch: called before each; what it raises ends the evaluation.
 
   Returns:
     `num_examples`, `top1_error` and `top5_error` (fractions), `loss` (nats).
@@ -63,6 +66,7 @@ def score(
   total = {name: 0.0 for name in metrics.zero_sums()}
   with tqdm(total=num_examples, desc=split, disable=None, leave=False) as bar:
     for batch in input_pipeline.to_devices(batches, jax.local_devices()):
+      at_each_batch()
       sums = jax.device_get(p_eval_step(params, batch))
       total = {name: total[name] + float(sums[name]) for name in total}
       bar.update(int(sums['count']))
@@ -149,9 +153,10 @@ def _epoch(workdir: epath.Path, dataset: Dataset, step: int) -> float | None:
     split = saved['data']['train_split']
     number = dataset.num_examples(split)
     number -= faults.num_left_out(workdir, dataset, split)
-  except UserError:  # The training split may not be at hand.
+    return step / (number // saved['batch_size'])
+  # The training split may not be at hand; and a file may say anything.
+  except (UserError, TypeError, KeyError, ValueError, ArithmeticError):
     return None
-  return step / (number // saved['batch_size'])
 
 
 def _check_dataset(
@@ -184,6 +189,7 @@ def _check_dataset(
 
 def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   """`--mode=eval`: restores a checkpoint, scores it, writes results.json."""
+  workdirs.check_files(workdir)
   config_lib.check_eval(config, workdir)
   model = pretrained.build_model(config.model)
   dataset = open_dataset(config.data.name, config.data.data_dir)

@@ -24,7 +24,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from alexnet_jax import pretrained
-from alexnet_jax.command import Parser, run, write_aside
+from alexnet_jax.command import Parser, printable, run, write_aside
 from alexnet_jax.data import decoding, imagenet, input_pipeline, preprocess
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import AlexNet
@@ -275,7 +275,7 @@ def main(argv: list[str]) -> None:
 def _as_text(result: dict[str, Any]) -> str:
   lines = [result['path']]
   lines += [
-    f'  {entry["probability"]:6.1%}  {entry["name"]}'
+    f'  {entry["probability"]:6.1%}  {printable(entry["name"])}'
     for entry in result['classes']
   ]
   return '\n'.join(lines)

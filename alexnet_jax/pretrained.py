@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from alexnet_jax import checkpoint
+from alexnet_jax import checkpoint, workdirs
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import preprocess
 from alexnet_jax.errors import UserError
@@ -60,7 +60,8 @@ def read_preprocessing(workdir: epath.Path) -> preprocess.Preprocessing:
     )
   try:
     return preprocess.Preprocessing.from_json(path.read_text())
-  except (ValueError, KeyError, TypeError, OSError) as error:
+  except (ValueError, KeyError, TypeError, AttributeError, OSError,
+          ArithmeticError, RecursionError) as error:  # fmt: skip
     raise UserError(f'{path} is damaged: {error!r}') from error
 
 
@@ -76,6 +77,7 @@ def load(workdir: epath.PathLike, step: str = 'best') -> Pretrained:
     StorageError: it cannot be read.
   """
   folder = config_lib.absolute(str(workdir))
+  workdirs.check_files(folder)
   if not (folder / 'checkpoints').exists():
     checkpoint.restore_params(folder, step, {})  # Says what is missing.
   saved = config_lib.read_config(folder)
@@ -85,7 +87,8 @@ def load(workdir: epath.PathLike, step: str = 'best') -> Pretrained:
   try:
     model = build_model(saved['model'])
     shapes = abstract_params(model, preprocessing.crop_size)
-  except (KeyError, TypeError, ValueError, AttributeError) as error:
+  except (KeyError, TypeError, ValueError, AttributeError,
+          ArithmeticError) as error:  # fmt: skip
     raise UserError(
       f'{folder / "config.json"} names no network that preprocessing.json '
       f'fits: {error!r}'

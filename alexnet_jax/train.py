@@ -3,8 +3,7 @@
 import contextlib
 import functools
 import math
-import os
-import signal
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,7 +12,16 @@ from etils import epath
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from alexnet_jax import checkpoint, evaluate, pretrained, writer
+from alexnet_jax import (
+  checkpoint,
+  evaluate,
+  guards,
+  pretrained,
+  processes,
+  signals,
+  workdirs,
+  writer,
+)
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import color_stats, input_pipeline, preprocess
 from alexnet_jax.data.dataset import Dataset, open_dataset
@@ -23,7 +31,7 @@ from alexnet_jax.errors import (
   TrainingStopped,
   UserError,
 )
-from alexnet_jax.learning import metrics, optimizer, steps
+from alexnet_jax.learning import health, metrics, optimizer, steps
 from alexnet_jax.learning.finish import finisher
 
 
@@ -40,22 +48,27 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   Raises:
     UserError: the config, the data or the workdir does not go; nothing was
       written.
-    TrainingStopped: the loss is not finite any more.
+    TrainingStopped: a guard stopped it (`config.guards`).
     Interrupted: SIGTERM or SIGINT, after a checkpoint was saved.
-    StorageError: the workdir cannot be written.
+    StorageError: the workdir cannot be written, or holds no whole checkpoint.
   """
   # ---- What is asked, and whether it goes. Nothing is written yet. ----------
   dataset = _open_dataset(config, workdir)
   steps_per_epoch = _check_data(config, dataset)
   config_lib.check_batch(config.batch_size, jax.device_count())
+  workdirs.check_files(workdir)
   config_lib.check_workdir(config, workdir, steps_per_epoch)
   total_steps = config_lib.num_train_steps(config, steps_per_epoch)
   model = pretrained.build_model(config.model)
+  lengths = steps_per_epoch, total_steps
+  num_classes = dataset.num_classes, config.model.num_classes
+  guards.check_before(
+    config, pretrained.abstract_params(model, config.data.crop_size), *lengths
+  )
   tx = optimizer.paper_sgd(
     config.optimizer.momentum, config.optimizer.rate_in_velocity
   )
   plateau = optimizer.plateau_decay(config.optimizer)
-  lengths = steps_per_epoch, total_steps
   schedule = optimizer.learning_rate_schedule(config.optimizer, *lengths)
 
   per_device = config.batch_size // jax.device_count()
@@ -74,30 +87,46 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   for line in writer.parameter_table(model.architecture, state.params):
     writer.say(line)
 
-  if config.init_from and not checkpoint.has_checkpoint(workdir):
-    # Read before anything is written: it may not be there.
-    state = _init_from(config, state)
-  preprocessing = _prepare_workdir(config, workdir, dataset)
-
-  # ---- Where the run stands. ------------------------------------------------
   with (
-    checkpoint.open_manager(workdir, config.checkpoint.keep) as manager,
-    _StopSignals() as stop,
+    _sole_run(config, workdir, steps_per_epoch) as saved_step,
+    signals.StopSignals() as stop,
+    contextlib.ExitStack() as stack,
   ):
-    state = checkpoint.restore_or_init(manager, state)
-    step = int(state.step)
-    if step:
-      writer.say(f'going on from the checkpoint of step {step}')
-    state = steps.replicate(state)
-    p_train_step = steps.p_train_step(
-      model=model,
-      tx=tx,
-      rates=optimizer.rates_of(config.optimizer, *lengths),
-      dropout_key=jax.random.key(config.seed + 1),
-      finish=finisher(preprocessing),
+    # ---- Where the run stands. ----------------------------------------------
+    if config.init_from and saved_step is None:
+      # Read before anything is written: it may not be there.
+      state = _init_from(config, state)
+    preprocessing = _prepare_workdir(config, workdir, dataset)
+    checkpoints = stack.enter_context(
+      checkpoint.open_checkpoints(workdir, config.checkpoint.keep)
     )
+    step = saved_step or 0
+    if step:
+      state = checkpoints.restore(step, state)
+      writer.say(
+        f'going on from the checkpoint of step {step}'
+        if step < total_steps
+        else f'nothing to train: step {step} of {total_steps} is done'
+      )
+    state = steps.replicate(state)
+    step_arguments = {
+      'model': model,
+      'tx': tx,
+      'rates': optimizer.rates_of(config.optimizer, *lengths),
+      'dropout_key': jax.random.key(config.seed + 1),
+      'finish': finisher(preprocessing),
+    }
+    p_train_step = steps.p_train_step(**step_arguments)
     log = writer.Writer(workdir, step)
     chronometer = writer.Chronometer(step, total_steps, config.batch_size)
+    scores: dict[str, Any] = {}
+    stall_told = False
+
+    def leave_if_told() -> None:
+      if number := stop.agreed():
+        checkpoints.wait()
+        raise Interrupted(f'saved at step {step}', number)
+
     score = functools.partial(
       evaluate.score,
       steps.p_eval_step(model, finisher(preprocessing, config.eval.crops)),
@@ -107,12 +136,36 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
       batch_size=config.eval.batch_size,
       crops=config.eval.crops,
       finish=config.data.finish,
+      at_each_batch=leave_if_told,
     )
-    scores = None
 
-    # ---- One epoch after the other. -----------------------------------------
-    while step < total_steps:
+    while True:
+      # ---- An epoch's end, or where the run stopped within it: evaluate and
+      # decide on the rate. The state is saved already. -----------------------
       epoch, start = divmod(step, steps_per_epoch)
+      due = step > 0 and start == 0 and epoch % config.eval.every_epochs == 0
+      if due or step == total_steps:
+        with chronometer.paused():
+          # An evaluation that only ends this run is none of a longer one's.
+          kept = checkpoints.scores(step) if due else None
+          scores = kept or score(state.params)
+          log.scalars('validation', step, step / steps_per_epoch, scores)
+          log.conv1_kernels(step, np.asarray(state.params['conv1']['kernel']))
+          writer.say(
+            f'epoch {step / steps_per_epoch:7.2f}  validation: error '
+            f'{scores["top1_error"]:.2%}, top-5 {scores["top5_error"]:.2%}, '
+            f'loss {scores["loss"]:.4f} on {scores["num_examples"]} images'
+          )
+          if due and not kept:
+            checkpoints.record(step, scores)
+        if due and config.optimizer.schedule == 'plateau':
+          error = scores['top1_error']
+          state = _observe(config.optimizer, plateau, state, error)
+      if step == total_steps:
+        break
+      leave_if_told()
+
+      # ---- One epoch, or what is left of it. --------------------------------
       batches = input_pipeline.to_devices(
         input_pipeline.train_batches(
           dataset,
@@ -149,7 +202,8 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
         step += 1
 
         if step % config.log_every_steps == 0 or step == total_steps:
-          values = _finite_means(state, step, workdir)
+          guards.check_finite(config, state, checkpoints.latest)
+          values = metrics.means(jax.device_get(state.sums))
           values['learning_rate'] = float(
             schedule(step - 1) * state.plateau.scale
           )
@@ -169,65 +223,74 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
           # what a run of that length logs.
           if step % config.log_every_steps == 0:
             state = state.replace(sums=steps.replicate(metrics.zero_sums()))
+          stalled = guards.stalled(config, step, values['loss'], num_classes)
+          if stalled and not stall_told:
+            with chronometer.paused():
+              _say_health(values['loss'], step, state, batch, step_arguments)
+          stall_told = stalled
+          if stalled and config.guards.stall == 'stop':
+            checkpoints.save(state)
+            checkpoints.wait()
+            raise TrainingStopped(
+              f'no better than guessing at step {step}, which is saved; '
+              '--config.guards.stall=warn goes on from there'
+            )
 
         if step == end:
           break
         every = config.checkpoint.every_steps
-        stopping = stop.agreed(step)
+        stopping = stop.agreed()
         if stopping or (every and step % every == 0):
-          _finite_means(state, step, workdir)
+          guards.check_finite(config, state, checkpoints.latest)
           with chronometer.paused():
-            checkpoint.save(manager, state)
+            checkpoints.save(state)
           if stopping:
-            checkpoint.wait(manager)
+            checkpoints.wait()
             raise Interrupted(f'saved at step {step}', stopping)
       bar.close()
-
-      # ---- The epoch's end: evaluate, decide on the rate, save. -------------
-      _finite_means(state, step, workdir)
+      if step < end:
+        raise TrainingStopped(
+          f'the input ended at step {step}, {end - step} steps before the end '
+          f'of the epoch: is {dataset.full_name} still whole?'
+        )
+      guards.check_finite(config, state, checkpoints.latest)
       with chronometer.paused():
-        whole_epoch = step == (epoch + 1) * steps_per_epoch
-        due = whole_epoch and (epoch + 1) % config.eval.every_epochs == 0
-        error = None
-        if due or step == total_steps:
-          scores = score(state.params)
-          error = scores['top1_error']
-          log.scalars('validation', step, step / steps_per_epoch, scores)
-          log.conv1_kernels(step, np.asarray(state.params['conv1']['kernel']))
-          writer.say(
-            f'epoch {step / steps_per_epoch:7.2f}  validation: error '
-            f'{error:.2%}, top-5 {scores["top5_error"]:.2%}, loss '
-            f'{scores["loss"]:.4f} on {scores["num_examples"]} images'
-          )
-        if due and config.optimizer.schedule == 'plateau':
-          state = _observe(config.optimizer, plateau, state, error)
-        # An evaluation that only ends this run is none of a longer one's.
-        checkpoint.save(manager, state, error if due else None)
-      stopping = stop.agreed()
-      if stopping and step < total_steps:
-        checkpoint.wait(manager)
-        raise Interrupted(f'saved at step {step}', stopping)
+        checkpoints.save(state)
 
     # ---- The last step's results. -------------------------------------------
-    checkpoint.wait(manager)
-    if scores is None:
-      writer.say(f'nothing to train: step {step} of {total_steps} is done')
-      scores = score(state.params)
-    best_step = manager.best_step()
+    checkpoints.wait()
     log.close()
-  results = evaluate.write_results(
-    workdir,
-    config,
-    scores,
-    step=step,
-    best_step=step if best_step is None else best_step,
-    epoch=step / steps_per_epoch,
-    dataset=dataset.full_name,
-    num_left_out=len(dataset.left_out.get(config.data.val_split, ())),
-    params_digest=checkpoint.params_digest(jax.device_get(state.params)),
-  )
+    results = evaluate.write_results(
+      workdir,
+      config,
+      scores,
+      step=step,
+      best_step=step if checkpoints.best is None else checkpoints.best,
+      epoch=step / steps_per_epoch,
+      dataset=dataset.full_name,
+      num_left_out=len(dataset.left_out.get(config.data.val_split, ())),
+      params_digest=checkpoint.params_digest(jax.device_get(state.params)),
+    )
   evaluate.say_results(workdir, results)
   return results
+
+
+@contextlib.contextmanager
+def _sole_run(
+  config: config_lib.Config, workdir: epath.Path, steps_per_epoch: int
+) -> Iterator[int | None]:
+  """Holds the workdir for this run; the step to go on from, None at first."""
+  with contextlib.ExitStack() as stack:
+
+    def take() -> int:
+      stack.enter_context(workdirs.sole_run(workdir))
+      # Another run may have begun there since it was checked.
+      config_lib.check_workdir(config, workdir, steps_per_epoch)
+      step = checkpoint.settle(workdir)
+      return -1 if step is None else step
+
+    step = processes.on_first(take)
+    yield None if step < 0 else step
 
 
 def _open_dataset(config: config_lib.Config, workdir: epath.Path) -> Dataset:
@@ -375,21 +438,33 @@ def _init_from(
   return state.replace(params=params)
 
 
-def _finite_means(
-  state: steps.TrainState, step: int, workdir: epath.Path
-) -> dict[str, float]:
-  """Means since the last line; TrainingStopped where the loss is not finite."""
-  sums = jax.device_get(state.sums)
-  if not float(sums['count']):
-    return {}
-  values = metrics.means(sums)
-  if not math.isfinite(values['loss']):
-    raise TrainingStopped(
-      f'the training loss is {values["loss"]} at step {step}; earlier '
-      f'checkpoints in {workdir} are kept. Lower optimizer.learning_rate, and '
-      'start again in another --workdir'
-    )
-  return values
+def _say_health(
+  loss: float,
+  step: int,
+  state: steps.TrainState,
+  batch: steps.Batch,
+  arguments: dict[str, Any],
+) -> None:
+  """Says that a loss stands still, and how each layer is."""
+  after = steps.p_train_step(**arguments, donate=False)(state, batch)
+  of_all_devices: dict[str, Any] = {
+    # [local devices, n, ...] to [local devices x n, ...].
+    name: np.asarray(x).reshape(-1, *x.shape[2:])
+    for name, x in batch.items()
+  }
+  layers = health.layer_health(
+    jax.device_get(state.params),
+    jax.device_get(after.params),
+    of_all_devices,
+    model=arguments['model'],
+    finish=arguments['finish'],
+  )
+  writer.warn(
+    f'the training loss is {loss:.4f} at step {step}, no better than guessing '
+    '(guards.stall). The last batch, layer by layer:'
+  )
+  for line in guards.health_lines(layers):
+    writer.say(line)
 
 
 def _observe(config, plateau, state, error) -> steps.TrainState:
@@ -406,48 +481,3 @@ def _observe(config, plateau, state, error) -> steps.TrainState:
       f'{config.plateau_max_drops})'
     )
   return state.replace(plateau=steps.replicate(after))
-
-
-# Steps between two questions whether another process was told to stop.
-_ASK_EVERY = 10
-
-
-class _StopSignals:
-  """SIGTERM and SIGINT ask for a checkpoint; a second SIGINT does not wait."""
-
-  def __init__(self):
-    self.signal = 0
-    self._before: dict[int, Any] = {}
-
-  def __enter__(self) -> '_StopSignals':
-    for number in (signal.SIGTERM, signal.SIGINT):
-      self._before[number] = signal.signal(number, self._stop)
-    return self
-
-  def __exit__(self, *_: Any) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-
-  def agreed(self, step: int = 0) -> int:
-    """The signal that some process got, 0 for none: the same for all of them.
-
-    Several processes must stop after the same step, or they wait for each other
-    for ever. They ask each other every `_ASK_EVERY` steps.
-    """
-    if jax.process_count() == 1:
-      return self.signal
-    if step % _ASK_EVERY:
-      return 0
-    signals = multihost_utils.process_allgather(np.int32(self.signal))
-    return int(np.max(signals))
-
-  def _stop(self, number: int, frame: Any) -> None:
-    del frame
-    if self.signal and number == signal.SIGINT:
-      os._exit(128 + number)
-    self.signal = number
-    # Not `say`: the signal may have come while a line was being written, and
-    # Python's streams refuse a second one within the first.
-    name = signal.Signals(number).name
-    with contextlib.suppress(OSError):
-      os.write(1, f'{name}: saving after this step ...\n'.encode())

@@ -31,6 +31,14 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def warn(line: str) -> None:
+  """One line on stderr that is not to be overlooked."""
+  if jax.process_index() == 0:
+    sys.stdout.flush()
+    tqdm.write(f'alexnet_jax: WARNING: {line}', file=sys.stderr)
+    sys.stderr.flush()
+
+
 def banner(**facts: Any) -> None:
   """The first lines of a run: versions, devices, and what it is about."""
   devices = jax.devices()
@@ -120,13 +128,15 @@ class Writer:
   """metrics.jsonl and TensorBoard events of one workdir.
 
   There is at most one line for each (`split`, `step`): those that a killed run
-  wrote after its last checkpoint are dropped when the run goes on from there.
+  wrote after its last checkpoint are dropped when the run goes on from there,
+  and one that is there already is not written again.
   """
 
   def __init__(self, workdir: epath.Path, first_step: int):
     self._workdir = workdir
     self._metrics = workdir / 'metrics.jsonl'
     self._active = jax.process_index() == 0
+    self._written: set[tuple[str, int]] = set()
     if self._active:
       self._drop_lines_after(first_step)
       self._events = tf.summary.create_file_writer(
@@ -141,17 +151,28 @@ class Writer:
   def _drop_lines_after(self, step: int) -> None:
     if not self._metrics.exists():
       return
-    lines = self._metrics.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if _step_of(line) <= step]
-    if kept != lines:
-      write_whole(self._metrics, ''.join(kept))
+    try:
+      lines = self._metrics.read_bytes().split(b'\n')
+    except OSError as error:
+      raise StorageError(f'cannot read {self._metrics}: {error}') from error
+    kept = []
+    for line in lines:
+      key = _key_of(line)
+      # A torn line belongs to no step; it and its like are written anew.
+      if key and key[1] <= step and key not in self._written:
+        self._written.add(key)
+        kept.append(line)
+    if lines != [*kept, b'']:
+      text = b''.join(line + b'\n' for line in kept).decode()
+      write_whole(self._metrics, text)
 
   def scalars(
     self, split: str, step: int, epoch: float, values: dict[str, float]
   ) -> None:
     """One line of metrics.jsonl, and the same numbers for TensorBoard."""
-    if not self._active:
+    if not self._active or (split, step) in self._written:
       return
+    self._written.add((split, step))
     line = {'split': split, 'step': step, 'epoch': round(epoch, 6), **values}
     # Opened each time: what is written is safe, on gs:// too.
     text = json.dumps({**line, 'time': round(time.time(), 3)}) + '\n'
@@ -160,17 +181,27 @@ class Writer:
         file.write(text)
     except OSError as error:
       raise StorageError(f'cannot write {self._metrics}: {error}') from error
-    with self._events.as_default(step=step):
+    with self._events_at(step):
       for name, value in values.items():
         tf.summary.scalar(f'{split}/{name}', value)
-    self._events.flush()
+
+  @contextlib.contextmanager
+  def _events_at(self, step: int) -> Iterator[None]:
+    try:
+      with self._events.as_default(step=step):
+        yield
+      self._events.flush()
+    except tf.errors.OpError as error:
+      raise StorageError(
+        f'cannot write TensorBoard events in {self._workdir}: {error.message}'
+      ) from error
 
   def conv1_kernels(self, step: int, kernels: np.ndarray) -> None:
     """The first layer's kernels, for TensorBoard and as conv1.png."""
     if not self._active:
       return
     grid = kernel_grid(kernels)
-    with self._events.as_default(step=step):
+    with self._events_at(step):
       tf.summary.image('conv1', grid[None])
     path = self._workdir / 'conv1.png'
     try:
@@ -179,12 +210,13 @@ class Writer:
       raise StorageError(f'cannot write {path}: {error}') from error
 
 
-def _step_of(line: str) -> float:
-  """The step of a line of metrics.jsonl; a torn line belongs to none."""
+def _key_of(line: bytes) -> tuple[str, int] | None:
+  """Split and step of a line of metrics.jsonl; None of a torn one."""
   try:
-    return json.loads(line)['step']
-  except (ValueError, KeyError, TypeError):
-    return float('inf')
+    values = json.loads(line)
+    return str(values['split']), int(values['step'])
+  except (ValueError, KeyError, TypeError, RecursionError):
+    return None
 
 
 class Chronometer:

@@ -126,8 +126,23 @@ def get_config() -> ml_collections.ConfigDict:
   config.checkpoint = ml_collections.ConfigDict()
   # Besides one at each epoch's end; 0 for those alone.
   config.checkpoint.every_steps = 1000
-  # Latest ones kept, besides the best.
-  config.checkpoint.keep = 1
+  # Latest ones kept, besides the best: if the newest breaks, the one before it
+  # is gone on from.
+  config.checkpoint.keep = 2
+
+  # When a run stops by itself (exit status 3); none of these changes a result.
+  config.guards = guards = ml_collections.ConfigDict()
+  # A loss or gradient that is NaN or infinite: stop, or off.
+  guards.not_finite = 'stop'
+  # A mean training loss within stall_margin (nats) of ln(classes) after
+  # stall_steps: stop, warn or off. The state of each layer is printed.
+  guards.stall = 'warn'
+  guards.stall_steps = 5000
+  guards.stall_margin = 0.05
+  # Before the first step: no parameter has a learning rate above 0 at some
+  # step (stop or off); an epoch has fewer steps than this.
+  guards.zero_learning_rate = 'stop'
+  guards.min_epoch_steps = 1
 
   # A run's or a converted workdir from whose best parameters training starts,
   # with a new last layer where the classes are not as many. Empty: none.

@@ -31,4 +31,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.learning_rate = 0.005
   config.optimizer.schedule = 'step'
   config.optimizer.drop_epochs = (9,)
+  # It leaves ln 10 at about step 120.
+  config.guards.stall_steps = 200
   return config

@@ -27,4 +27,6 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.name = 'imagenette/320px-v2'
   config.optimizer.learning_rate = 0.001
   config.checkpoint.every_steps = 200
+  # It leaves ln 10 at about step 400.
+  config.guards.stall_steps = 1500
   return config

@@ -249,8 +249,8 @@ def iterate(
       is damaged.
   """
   options = tf.data.Options()
-  # All cores from the start. Tuning finds no better, and the thread that does it
-  # holds up the end of an epoch by seconds.
+  # All cores from the start. Tuning finds no better, and its thread holds up
+  # the end of an epoch by seconds.
   options.autotune.enabled = False
   batches = batches.prefetch(_PREFETCH).with_options(options)
   iterator = batches.as_numpy_iterator()

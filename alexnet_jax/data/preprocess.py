@@ -86,11 +86,21 @@ class Preprocessing:
       np.shape(self.mean) in ((3,), (size, size, 3)),
       np.shape(self.std) == (3,),
       all(isinstance(name, str) for name in self.class_names),
+      self.mean_crop in ('center', 'same'),
+      self.train_crop in ('random', 'random_resized'),
+      self.lighting in ('sqrt_eigenvalue', 'eigenvalue', 'none'),
+      isinstance(self.lighting_std, int | float),
+      isinstance(self.lighting_epochs, int | None),
+      self.lighting == 'none' or getattr(self.eigenvalues, 'shape', ()) == (3,),
+      self.lighting == 'none'
+      or getattr(self.eigenvectors, 'shape', ()) == (3, 3),
+      isinstance(self.dataset, str | None),
     )
     if not all(fits) or not 0 < self.crop_size <= size:
       raise ValueError(
         f'resize {self.resize!r} to {size}, crop {self.crop_size}, mean of '
-        f'shape {np.shape(self.mean)}, std of shape {np.shape(self.std)}'
+        f'shape {np.shape(self.mean)}, std of shape {np.shape(self.std)}, '
+        f'lighting {self.lighting!r}, or another field'
       )
     for pixels in (self.mean, self.std):
       if not np.isfinite(pixels).all() or not np.all(self.std):

@@ -33,6 +33,8 @@ class TrainState(flax.struct.PyTreeNode):
     plateau: state of the plateau rule; `plateau.scale` multiplies the rate.
     sums: metric sums of the steps since the last line of the log. They are
       here so that a run that was stopped logs what one never stopped logs.
+    not_finite: the first step (from 1) whose loss or gradient was NaN or
+      infinite, int32; 0 as long as there is none.
   """
 
   step: jax.Array
@@ -40,6 +42,7 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: optax.OptState
   plateau: optax.contrib.ReduceLROnPlateauState
   sums: metrics.Sums
+  not_finite: jax.Array
 
 
 def create_train_state(
@@ -62,6 +65,7 @@ def create_train_state(
       # A scalar: the plateau's dtype is that of what it is initialized with.
       plateau=plateau.init(jnp.zeros((), jnp.float32)),
       sums=metrics.zero_sums(),
+      not_finite=jnp.zeros((), jnp.int32),
     )
 
   return create()
@@ -116,12 +120,20 @@ def train_step(
     state.params,
     rates=rates(state.params, state.step, state.plateau.scale),
   )
+  first = (state.not_finite == 0) & ~all_finite((sums['loss'], grads))
   return state.replace(
     step=state.step + 1,
+    not_finite=jnp.where(first, state.step + 1, state.not_finite),
     params=optax.apply_updates(state.params, updates),
     opt_state=opt_state,
     sums=jax.tree.map(jnp.add, state.sums, sums),
   )
+
+
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+  """Whether no number in a tree of arrays is NaN or infinite."""
+  return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
 def eval_step(
@@ -155,18 +167,19 @@ def eval_step(
   return jax.lax.psum(sums, AXIS)
 
 
-def p_train_step(**arguments: Any):
+def p_train_step(*, donate: bool = True, **arguments: Any):
   """`train_step` on all devices: `(state, batch) -> state`.
 
-  `batch` is `[local devices, n, ...]`; the state is neither stacked nor
-  kept: it is donated, so it must have been put in place by `replicate`.
+  `batch` is `[local devices, n, ...]`; the state is not stacked. Nor is it
+  kept, but with `donate=False`: it is donated, so it must have been put in
+  place by `replicate`.
   """
   return jax.pmap(
     functools.partial(train_step, **arguments),
     axis_name=AXIS,
     in_axes=(None, 0),
     out_axes=None,
-    donate_argnums=0,
+    donate_argnums=0 if donate else (),
   )
 
 

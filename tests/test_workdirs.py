@@ -1,0 +1,234 @@
+"""One run at a time, and workdirs from somebody else."""
+
+import contextlib
+import json
+import os
+import pickle
+import random
+import shutil
+import signal
+import threading
+import time
+
+import chaos
+import pytest
+import zygote
+from etils import epath
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import digests, pretrained, workdirs, writer
+from alexnet_jax.errors import StorageError, UserError
+from configs import digits
+
+
+def test_a_second_run_is_refused_while_the_first_lives(tmp_path):
+  workdir = epath.Path(tmp_path / 'run')
+  with workdirs.sole_run(workdir):
+    (workdir / 'config.json').write_text('{}')
+    with (
+      pytest.raises(UserError, match=rf'another run \(process {os.getpid()}'),
+      workdirs.sole_run(workdir),
+    ):
+      raise AssertionError
+    assert workdir.exists()
+  with workdirs.sole_run(workdir):  # The first has ended.
+    pass
+  assert sorted(path.name for path in workdir.iterdir()) == [
+    '.lock',
+    'config.json',
+  ]
+
+
+def test_a_refused_run_leaves_no_workdir(tmp_path):
+  workdir = epath.Path(tmp_path / 'a/b')
+  with pytest.raises(UserError), workdirs.sole_run(workdir):
+    raise UserError('no')
+  assert not workdir.exists()
+
+
+def test_where_nothing_can_be_written(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with (
+    pytest.raises(StorageError, match='cannot write in'),
+    workdirs.sole_run(epath.Path(tmp_path / 'file/run')),
+  ):
+    raise AssertionError
+
+
+def test_object_storage_is_held_by_a_file_that_changes(tmp_path):
+  # As on gs://, at another pace.
+  workdir = epath.Path(tmp_path)
+
+  def hold():
+    return workdirs._beating(workdir, seconds=0.05, patience=0.5)
+
+  with (
+    hold(),
+    pytest.raises(UserError, match=f'in use .* {os.getpid()} on'),
+    hold(),
+  ):
+    raise AssertionError
+  assert not (workdir / '.lock').exists()
+  # One that was killed changes no more.
+  (workdir / '.lock').write_text('process 1 on elsewhere, 123')
+  began = time.monotonic()
+  with hold():
+    assert time.monotonic() - began >= 0.5
+  # Of two that start together one goes on.
+  went_on = []
+
+  def start():
+    with contextlib.suppress(UserError), hold():
+      went_on.append(1)
+      time.sleep(1)
+
+  threads = [threading.Thread(target=start) for _ in range(2)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert went_on == [1]
+
+
+@pytest.mark.parametrize(
+  'name',
+  ['metrics.jsonl', '.config.json.tmp', '.lock', 'conv1.png', 'checkpoints',
+   'checkpoints/7', 'checkpoints/0/default', 'events.out.tfevents.1'],
+)  # fmt: skip
+def test_a_workdir_that_leads_elsewhere(small_network, tmp_path, name):
+  workdir = shutil.copytree(small_network, tmp_path / 'run')
+  elsewhere = tmp_path / 'elsewhere'
+  elsewhere.mkdir()
+  (elsewhere / 'mine').write_text('mine')
+  with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    shutil.rmtree(workdir / name)
+  (workdir / name).unlink(missing_ok=True)
+  (workdir / name).symlink_to(elsewhere)
+  for mode in ('train', 'eval'):
+    run = zygote.start(
+      '--config=configs/digits.py', f'--workdir={workdir}', f'--mode={mode}'
+    )
+    assert run.wait() == 2, run.said
+    assert f'{name} is a link' in run.stderr
+  with pytest.raises(UserError, match='is a link'):
+    pretrained.load(workdir)
+  assert chaos.contents(elsewhere) == {'mine': b'mine'}
+
+
+def test_a_pipe_is_not_waited_for(small_network, tmp_path):
+  workdir = shutil.copytree(small_network, tmp_path / 'run')
+  (workdir / 'preprocessing.json').unlink()
+  os.mkfifo(workdir / 'preprocessing.json')
+  with pytest.raises(UserError, match='neither a file nor a folder'):
+    pretrained.load(workdir)
+
+
+def test_the_workdir_itself_may_be_a_link(small_network, tmp_path):
+  (tmp_path / 'link').symlink_to(small_network)
+  assert pretrained.load(tmp_path / 'link').step == 0
+
+
+class Bomb:
+  def __reduce__(self):
+    return os.mkdir, ('exploded',)
+
+
+# What Orbax's threads leave when a file is no checkpoint's.
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
+def test_no_pickle_is_read(small_network, tmp_path, monkeypatch):
+  """Every file of a workdir in turn is one, with digests that fit."""
+  monkeypatch.chdir(tmp_path)
+  bomb = pickle.dumps(Bomb())
+  files = [p.relative_to(small_network) for p in small_network.rglob('*')
+           if p.is_file() and p.name != digests.FILE]  # fmt: skip
+  assert len(files) > 8
+  for file in files:
+    workdir = shutil.copytree(small_network, tmp_path / 'run')
+    (workdir / file).write_bytes(bomb)
+    folder = epath.Path(workdir) / 'checkpoints/0'
+    digests.seal(folder, epath.Path(workdir) / 'preprocessing.json')
+    with contextlib.suppress(UserError, StorageError):
+      pretrained.load(workdir)
+    assert not (tmp_path / 'exploded').exists()
+    shutil.rmtree(workdir)
+
+
+VALUES = (None, True, -1, 0, 1e308, 10**30, '', '../../x', 'os.system', [], {},
+          [[[]]], {'a': {}}, '\x1b[2J', float('nan'))  # fmt: skip
+
+
+def _mutate(value, rng):
+  """Something else somewhere in a JSON value."""
+  if isinstance(value, dict) and value and rng.random() < 0.9:
+    key = rng.choice(sorted(value))
+    if rng.random() < 0.1:
+      return {k: v for k, v in value.items() if k != key}
+    return {**value, key: _mutate(value[key], rng)}
+  if isinstance(value, list) and value and rng.random() < 0.5:
+    i = rng.randrange(len(value))
+    return [*value[:i], _mutate(value[i], rng), *value[i + 1 :]]
+  return rng.choice(VALUES)
+
+
+@pytest.mark.parametrize('name', ['config.json', 'preprocessing.json'])
+def test_whatever_a_file_says_it_is_one_line(small_network, tmp_path, name):
+  workdir = shutil.copytree(small_network, tmp_path / 'run')
+  sound = json.loads((workdir / name).read_text())
+  if name == 'config.json':
+    sound = {**json.loads(json.dumps(digits.get_config().to_dict())), **sound}
+  rng = random.Random(0)
+  refused = 0
+  for _ in range(60):
+    (workdir / name).write_text(json.dumps(_mutate(sound, rng)))
+    with contextlib.suppress(UserError):
+      config_lib.check_workdir(digits.get_config(), epath.Path(workdir), 11)
+    try:
+      pretrained.load(workdir)
+    except (UserError, StorageError):
+      refused += 1
+  assert refused > 10
+  (workdir / name).write_text('[' * 100_000)
+  with pytest.raises(UserError):
+    pretrained.load(workdir)
+
+
+def test_torn_and_foreign_lines_of_the_metrics(tmp_path):
+  path = tmp_path / 'metrics.jsonl'
+  good = [
+    '{"split": "train", "step": 1, "loss": 2.5}',
+    '{"split": "validation", "step": 1, "loss": 2.4}',
+  ]
+  path.write_bytes(
+    b'\n'.join(
+      [
+        good[0].encode(), b'{"split": "train", "st', b'\xff\xfe', b'[]', b'7',
+        b'{"step": {}, "split": 1}', good[0].encode(), good[1].encode(),
+        b'{"split": "train", "step": 2, "loss": 2.3}',
+      ]
+    )  # The newline of the last one is missing.
+  )  # fmt: skip
+  log = writer.Writer(epath.Path(tmp_path), 1)
+  log.scalars('validation', 1, 0.5, {'loss': 2.4})  # There already.
+  log.scalars('train', 2, 1.0, {'loss': 2.3})
+  log.close()
+  lines = path.read_text().splitlines()
+  assert lines[:2] == good
+  assert len(lines) == 3
+  assert json.loads(lines[2])['step'] == 2
+
+
+def test_a_run_that_waits_is_told_who_holds_the_workdir(tmp_path):
+  # In processes, and after a SIGKILL.
+  workdir = tmp_path / 'run'
+  arguments = ('--config=configs/digits.py', f'--workdir={workdir}')
+  first = zygote.start(*arguments)
+  first.wait_for('compiling')
+  second = zygote.start(*arguments)
+  assert second.wait() == 2
+  assert f'in use by another run (process {first.pid})' in second.stderr
+  first.send_signal(signal.SIGKILL)
+  first.wait()
+  third = zygote.start(*arguments)
+  third.wait_for('compiling')
+  third.send_signal(signal.SIGKILL)
+  third.wait()
