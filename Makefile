@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 EXTRAS ?=
 comma := ,
 
-.PHONY: train test parity test-onnx lint format bench venv clean
+.PHONY: train test chaos parity test-onnx lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -16,6 +16,10 @@ train: $(VENV)/.base
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+
+# What a run survives, in full: about 40 minutes; the table is for README.md.
+chaos: $(VENV)/.test
+	$(BIN)/python tests/chaos.py
 
 # Each network against PyTorch's arithmetic, as docs/networks.md has it.
 parity: $(VENV)/.test

@@ -1,0 +1,48 @@
+"""The short form of `make chaos`."""
+
+import pathlib
+import signal
+
+import chaos
+import pytest
+import zygote
+
+
+@pytest.fixture(scope='module')
+def suite(tmp_path_factory):
+  folder = pathlib.Path(tmp_path_factory.mktemp('chaos'))
+  # Of all kills those within the imports are left to the long form.
+  return chaos.Chaos(folder, seed=3, start=zygote.start, start_up=4, steps=14)
+
+
+@pytest.fixture(scope='module')
+def whole(suite):
+  return suite.whole('whole')
+
+
+@pytest.mark.parametrize(
+  ('number', 'times'), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)]
+)
+def test_signals_at_random_instants(suite, whole, number, times):
+  row = chaos.Row('')
+  suite.signalled(row, times, number, whole)
+  assert row.survived == times
+
+
+def test_a_broken_checkpoint(suite, whole):
+  row = chaos.Row('')
+  suite.broken(row, chaos.flip, whole, some=1)
+  suite.all_broken(row, whole)
+  assert row.survived == row.times == 3
+
+
+def test_a_full_disk(suite, whole):
+  row = chaos.Row('')
+  suite.limited(row, whole)
+  assert row.survived == 1
+
+
+def test_a_poisoned_batch(suite):
+  row = chaos.Row('')
+  suite.poisoned(row)
+  assert row.survived == 1
