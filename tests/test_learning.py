@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 import torch
+from etils import epath
 from test_alexnet import small
 
+from alexnet_jax import checkpoint
 from alexnet_jax.learning import metrics, optimizer, steps
 from alexnet_jax.model import AlexNet
 
@@ -232,7 +234,9 @@ def test_equal_scores_are_no_hit_but_for_the_first():
   assert float(sums['top5_errors']) == 5
 
 
-def train(num_devices, num_steps, dropout_rate):
+def train(
+  num_devices, num_steps, dropout_rate, checkpoints=None, save_at=0, start=0
+):
   """Losses of each step, and the last state, on so many devices."""
   architecture = small('paper').with_dropout(rate=dropout_rate)
   model = AlexNet(architecture, num_classes=5)
@@ -240,6 +244,8 @@ def train(num_devices, num_steps, dropout_rate):
   plateau = optimizer.plateau_decay(settings())
   devices = jax.local_devices()[:num_devices]
   state = steps.create_train_state(model, tx, plateau, 67, seed=0)
+  if start:
+    state = checkpoints.restore(start, state)
   mesh = jax.sharding.Mesh(np.array(devices), ('batch',))
   state = jax.device_put(
     state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -259,8 +265,8 @@ def train(num_devices, num_steps, dropout_rate):
     devices=devices,
   )
   rng = np.random.default_rng(0)
-  losses, before = [], 0.0
-  for _ in range(num_steps):
+  losses, before = [], float(state.sums['loss'])
+  for i in range(num_steps):
     batch = {
       'image': rng.normal(size=(16, 67, 67, 3)).astype(np.float32) * 50,
       'label': rng.integers(0, 5, 16).astype(np.int32),
@@ -268,10 +274,14 @@ def train(num_devices, num_steps, dropout_rate):
     batch = {
       k: x.reshape(num_devices, -1, *x.shape[1:]) for k, x in batch.items()
     }
+    if i < start:
+      continue
     state = step(state, batch)
     total = float(state.sums['loss'])
     losses.append((total - before) / 16)
     before = total
+    if i + 1 == save_at:
+      checkpoints.save(state)
   return losses, state
 
 
@@ -310,6 +320,16 @@ def test_one_and_eight_devices_train_alike():
     np.testing.assert_allclose(
       np.asarray(a), np.asarray(b.addressable_shards[0].data), atol=1e-5
     )
+
+
+def test_a_checkpoint_of_8_devices_goes_on_on_fewer(tmp_path):
+  workdir = epath.Path(tmp_path)
+  with checkpoint.open_checkpoints(workdir, keep=2) as checkpoints:
+    expected, _ = train(8, 8, 0.0, checkpoints=checkpoints, save_at=4)
+    checkpoints.wait()
+    for num_devices in (1, 2, 4):
+      losses, _ = train(num_devices, 8, 0.0, checkpoints=checkpoints, start=4)
+      np.testing.assert_allclose(losses, expected[4:], atol=1e-4)
 
 
 def test_replicas_stay_equal_with_dropout():

@@ -135,6 +135,46 @@ def test_stopped_within_an_epoch_and_gone_on(whole, tiny_dir, tmp_path):
   assert metrics(workdir) == metrics(whole[0])
 
 
+def test_stopped_within_an_evaluation_and_gone_on(whole, tiny_dir, tmp_path):
+  workdir = tmp_path / 'stopped'
+  arguments = tiny(tiny_dir, workdir, '--config.log_every_steps=4')
+  process = zygote.start(*arguments, devices=2)
+  process.wait_for('step      4/12')  # An epoch's last.
+  process.send_signal(signal.SIGTERM)
+  assert process.wait() == 128 + signal.SIGTERM, process.said
+  assert 'saved at step 4' in process.stderr
+  assert [line['split'] for line in metrics(workdir)] == ['train']
+  done = run(*arguments)
+  assert 'going on from the checkpoint of step 4' in done.stdout
+  assert results(workdir) == results(whole[0])
+
+  def validation(lines):
+    return [line for line in lines if line['split'] == 'validation']
+
+  assert validation(metrics(workdir)) == validation(metrics(whole[0]))
+
+
+def test_a_stall_stops_the_run_and_says_which_layer(whole, tiny_dir, tmp_path):
+  workdir = tmp_path / 'stalled'
+  arguments = tiny(
+    tiny_dir,
+    workdir,
+    '--config.guards.stall_steps=4',
+    '--config.guards.stall_margin=3',
+  )
+  process = run(*arguments, '--config.guards.stall=stop', status=3)
+  assert 'at step 6, no better than guessing' in process.stderr
+  assert 'at step 6, which is saved' in process.stderr
+  for words in ('dead ReLUs', '|update|/|weight|', 'conv5 ', 'fc8 '):
+    assert words in process.stdout
+  # A warning alone changes nothing.
+  process = run(*arguments, '--config.guards.stall=warn')
+  assert 'from the checkpoint of step 6' in process.stdout
+  assert process.stderr.count('no better than guessing') == 1
+  assert results(workdir) == results(whole[0])
+  assert metrics(workdir) == metrics(whole[0])
+
+
 def test_a_signal_while_a_line_is_written(monkeypatch):
   class Terminal(io.RawIOBase):
     def writable(self):
@@ -279,6 +319,9 @@ def test_every_image_is_scored_once_however_it_is_batched(whole, tiny_dir):
     (('--config.data.val_split=dev',), "unknown split 'dev'"),
     (('--config.data.crop_size=60',), 'too small for the network'),
     (('--config.model.num_classes=9',), 'has 10 classes'),
+    (('--config.optimizer.learning_rate=0',), 'rate of every parameter is 0'),
+    (('--config.guards.min_epoch_steps=46',), 'an epoch has 45 steps'),
+    (('--config.guards.stall=halt',), 'stop, warn, off'),
     (('--config.data.mean=red',), 'three numbers'),
     (('--mode=eval',), 'no checkpoint in'),
     (('--mode=test',), 'mode'),
