@@ -75,10 +75,9 @@ def _is_remote(path: epath.Path) -> bool:
 
 
 def settle(workdir: epath.Path) -> int | None:
-  """Finds the newest whole checkpoint, and puts aside what stands in its way.
+  """Finds the newest whole checkpoint, and puts the broken ones aside.
 
-  Those that are newer and broken go to `broken_checkpoints/`; of saves that
-  were killed nothing is left.
+  They go to `broken_checkpoints/`; of saves that were killed nothing is left.
 
   Args:
     workdir: of the one run that lives there.
@@ -91,6 +90,11 @@ def settle(workdir: epath.Path) -> int | None:
   """
   steps = saved_steps(workdir)
   step, broken = _newest_whole(workdir, steps[::-1])
+  for number in steps:  # The best is mostly an older one.
+    if step is not None and number < step:
+      with _storage(f'read the checkpoint of step {number}', workdir):
+        if faults := digests.faults(workdir / FOLDER / str(number)):
+          broken[number] = faults
   with _storage('clear up', workdir):
     for path in (workdir / FOLDER).glob(f'*{atomicity.TMP_DIR_SUFFIX}*'):
       path.rmtree()
@@ -114,7 +118,10 @@ def _newest_whole(
   broken: dict[int, list[str]] = {}
   for step in candidates:
     with _storage(f'read the checkpoint of step {step}', workdir):
-      faults = digests.faults(workdir / FOLDER / str(step))
+      folder = workdir / FOLDER / str(step)
+      faults = digests.faults(folder)
+      if not folder.exists():  # By a run that lives there.
+        faults = ['it was deleted in the meantime']
     if not faults:
       _check_preprocessing(workdir, step)
       return step, broken
@@ -161,7 +168,7 @@ class Checkpoints:
     for step in saved_steps(workdir):
       self._note(step, digests.scores(self._folder / str(step)))
     with _storage('open the checkpoints', workdir):
-      self._manager = ocp.CheckpointManager(
+      self._manager = _Manager(
         self._folder,
         options=ocp.CheckpointManagerOptions(
           preservation_policy=_Preserved(keep, self._errors),
@@ -241,6 +248,18 @@ def open_checkpoints(workdir: epath.Path, keep: int) -> Iterator[Checkpoints]:
     yield checkpoints
   finally:
     checkpoints.close()
+
+
+class _Manager(ocp.CheckpointManager):
+  """One that leaves the preemption service to `signals.py`.
+
+  Both would tell it how far the run is, each by a count of its own, and the
+  processes would not agree on where to stop.
+  """
+
+  def reached_preemption(self, step: int) -> bool:
+    del step
+    return False
 
 
 def _best(errors: dict[int, float]) -> int | None:

@@ -92,20 +92,22 @@ def record_scores(folder: epath.Path, values: dict[str, Any]) -> None:
 
 def _write(folder: epath.Path, content: dict[str, Any]) -> None:
   content['sha256'] = _digest_of(content)
-  config_lib.write_whole(folder / FILE, json.dumps(content, indent=1) + '\n')
+  config_lib.write_whole(folder / FILE, _text(content))
 
 
 def _read(folder: epath.Path) -> dict[str, Any]:
   try:
-    content = json.loads((folder / FILE).read_text())
-    digest = content.pop('sha256')
-    intact = digest == _digest_of(content)
+    text = (folder / FILE).read_text()
+    content = json.loads(text)
+    intact = text == _text(content)
+    intact &= content.pop('sha256') == _digest_of(content)
     # Anybody may have written it: it must have the form that `seal` gives.
     for size, name in content['files'].values():
       size + 0, name + ''
     scored, _ = content['scores'], content['preprocessing']
     if scored is not None:
-      _ = {name: value + 0 for name, value in scored.items()}['top1_error']
+      for name in ('num_examples', 'loss', 'top1_error', 'top5_error'):
+        scored[name] + 0
   except FileNotFoundError as error:
     raise _BrokenError('is missing') from error
   except (OSError, ValueError, KeyError, TypeError, AttributeError,
@@ -114,6 +116,10 @@ def _read(folder: epath.Path) -> dict[str, Any]:
   if not intact:
     raise _BrokenError('has changed since it was saved (SHA-256)')
   return content
+
+
+def _text(content: dict[str, Any]) -> str:
+  return json.dumps(content, indent=1) + '\n'
 
 
 def _digest_of(content: dict[str, Any]) -> str:

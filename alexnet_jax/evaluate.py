@@ -9,12 +9,12 @@ import jax
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax import checkpoint, pretrained, workdirs, writer
+from alexnet_jax import checkpoint, pretrained, signals, workdirs, writer
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import faults, input_pipeline, preprocess
 from alexnet_jax.data.cache import cached
 from alexnet_jax.data.dataset import Dataset, open_dataset, origin
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.learning import metrics, steps
 from alexnet_jax.learning.finish import finisher
 
@@ -214,16 +214,23 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     data=f'{dataset.full_name} {split}',
   )
   start = time.time()
-  scores = score(
-    steps.p_eval_step(model, finisher(preprocessing, config.eval.crops)),
-    steps.replicate(params),
-    dataset,
-    split,
-    preprocessing,
-    batch_size=config.eval.batch_size,
-    crops=config.eval.crops,
-    finish=config.data.finish,
-  )
+  with signals.StopSignals() as stop:
+
+    def leave_if_told() -> None:
+      if number := stop.agreed():
+        raise Interrupted('no results were written', number)
+
+    scores = score(
+      steps.p_eval_step(model, finisher(preprocessing, config.eval.crops)),
+      steps.replicate(params),
+      dataset,
+      split,
+      preprocessing,
+      batch_size=config.eval.batch_size,
+      crops=config.eval.crops,
+      finish=config.data.finish,
+      at_each_batch=leave_if_told,
+    )
   results = write_results(
     workdir,
     config,

@@ -5,6 +5,7 @@ guard or by storage; 143 or 130 stopped by SIGTERM or SIGINT, saved.
 """
 
 import pathlib
+import signal
 
 import jax
 from absl import app, flags
@@ -68,4 +69,6 @@ def run() -> None:
 
 
 if __name__ == '__main__':
+  # An import may swallow a KeyboardInterrupt, and the run would go on.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
   command.run(run)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import threading
 from typing import Any
 
 import jax
@@ -21,17 +22,27 @@ class StopSignals:
     self.signal = 0
     self._alone = jax.process_count() == 1
     self._points = 0
-    self._before: dict[int, Any] = {}
+    self._exit = contextlib.ExitStack()
 
   def __enter__(self) -> 'StopSignals':
-    self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
+    numbers = [signal.SIGINT]
     if self._alone:
-      self._before[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._note)
+      numbers.append(signal.SIGTERM)
+    for number in numbers:
+      before = signal.signal(number, self._note)
+      self._exit.callback(signal.signal, number, before)
+    # Python calls `_note` between two of its own instructions, and a step or a
+    # compilation may be long. So a second SIGINT is heard by a thread.
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
+    self._exit.callback(os.close, writer)  # It ends the thread.
+    self._exit.callback(signal.set_wakeup_fd, before)
     return self
 
   def __exit__(self, *_: Any) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
+    self._exit.close()
 
   def agreed(self) -> int:
     """The signal to stop for here, 0 for none: so for all processes, or none.
@@ -48,8 +59,6 @@ class StopSignals:
 
   def _note(self, number: int, frame: Any) -> None:
     del frame
-    if self.signal and number == signal.SIGINT:
-      os._exit(128 + number)
     self.signal = number
     if not self._alone:  # By the way that JAX hears of it.
       os.kill(os.getpid(), signal.SIGTERM)
@@ -58,3 +67,12 @@ class StopSignals:
     name = signal.Signals(number).name
     with contextlib.suppress(OSError):
       os.write(1, f'{name}: saving after this step ...\n'.encode())
+
+  @staticmethod
+  def _listen(reader: int) -> None:
+    heard = b''
+    while number := os.read(reader, 1):
+      if heard and number == bytes([signal.SIGINT]):
+        os._exit(128 + signal.SIGINT)
+      heard = number
+    os.close(reader)

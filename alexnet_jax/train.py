@@ -89,7 +89,6 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
 
   with (
     _sole_run(config, workdir, steps_per_epoch) as saved_step,
-    signals.StopSignals() as stop,
     contextlib.ExitStack() as stack,
   ):
     # ---- Where the run stands. ----------------------------------------------
@@ -121,11 +120,14 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     chronometer = writer.Chronometer(step, total_steps, config.batch_size)
     scores: dict[str, Any] = {}
     stall_told = False
+    # From here on there is something to save.
+    stop = stack.enter_context(signals.StopSignals())
 
     def leave_if_told() -> None:
       if number := stop.agreed():
         checkpoints.wait()
-        raise Interrupted(f'saved at step {step}', number)
+        where = f'saved at step {step}' if step else 'before the first step'
+        raise Interrupted(where, number)
 
     score = functools.partial(
       evaluate.score,

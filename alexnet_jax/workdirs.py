@@ -104,18 +104,17 @@ def _locked(workdir: epath.Path) -> Iterator[None]:
       if os.stat(path).st_ino == inode:
         break
     os.close(file)
+  refused = False
   try:
     yield
-  except UserError:
-    if not was_there:
-      os.unlink(path)
+  except (UserError, StorageError):
+    refused = not was_there
     raise
   finally:
     with contextlib.suppress(OSError):
-      if os.listdir(workdir) in ([], [LOCK]):
-        with contextlib.suppress(FileNotFoundError):
-          os.unlink(path)
-        os.rmdir(workdir)
+      if refused or os.listdir(workdir) == [LOCK]:
+        os.unlink(path)  # Still ours: nobody else removes it.
+        os.rmdir(workdir)  # If nothing else is there.
     os.close(file)
 
 

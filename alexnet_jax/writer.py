@@ -18,6 +18,7 @@ from etils import epath
 from tqdm import tqdm
 
 import alexnet_jax
+from alexnet_jax.command import printable
 from alexnet_jax.config import write_whole
 from alexnet_jax.errors import StorageError
 from alexnet_jax.model import Architecture
@@ -26,7 +27,7 @@ from alexnet_jax.model import Architecture
 def say(line: str) -> None:
   """One line on stdout, above a progress bar if there is one."""
   if jax.process_index() == 0:
-    tqdm.write(line)
+    tqdm.write(printable(line))
     # Into a pipe or a file too, while the run goes on.
     sys.stdout.flush()
 
@@ -35,7 +36,7 @@ def warn(line: str) -> None:
   """One line on stderr that is not to be overlooked."""
   if jax.process_index() == 0:
     sys.stdout.flush()
-    tqdm.write(f'alexnet_jax: WARNING: {line}', file=sys.stderr)
+    tqdm.write(f'alexnet_jax: WARNING: {printable(line)}', file=sys.stderr)
     sys.stderr.flush()
 
 
@@ -139,14 +140,16 @@ class Writer:
     self._written: set[tuple[str, int]] = set()
     if self._active:
       self._drop_lines_after(first_step)
-      self._events = tf.summary.create_file_writer(
-        str(workdir), filename_suffix=f'.{first_step}'
-      )
+      with self._storage():
+        self._events = tf.summary.create_file_writer(
+          str(workdir), filename_suffix=f'.{first_step}'
+        )
 
   def close(self) -> None:
     """Ends the TensorBoard file; metrics.jsonl is closed already."""
     if self._active:
-      self._events.close()
+      with self._storage():
+        self._events.close()
 
   def _drop_lines_after(self, step: int) -> None:
     if not self._metrics.exists():
@@ -187,10 +190,15 @@ class Writer:
 
   @contextlib.contextmanager
   def _events_at(self, step: int) -> Iterator[None]:
-    try:
+    with self._storage():
       with self._events.as_default(step=step):
         yield
       self._events.flush()
+
+  @contextlib.contextmanager
+  def _storage(self) -> Iterator[None]:
+    try:
+      yield
     except tf.errors.OpError as error:
       raise StorageError(
         f'cannot write TensorBoard events in {self._workdir}: {error.message}'
@@ -213,9 +221,9 @@ class Writer:
 def _key_of(line: bytes) -> tuple[str, int] | None:
   """Split and step of a line of metrics.jsonl; None of a torn one."""
   try:
-    values = json.loads(line)
+    values = json.loads(line.decode())
     return str(values['split']), int(values['step'])
-  except (ValueError, KeyError, TypeError, RecursionError):
+  except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
     return None
 
 

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import zygote
 
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.data.dataset import open_dataset
@@ -206,7 +207,8 @@ class Chaos:
       assert outcome(workdir) == expected, workdir
       shutil.rmtree(workdir)
 
-    for _ in range(times):
+    faults = 0
+    while faults < times:
       run = self.start(*arguments)
       # At any instant of what is left of the run, starting up included.
       share = 1 - done / self.steps
@@ -220,12 +222,14 @@ class Chaos:
       asked = time.monotonic()
       run.send_signal(number)
       status = run.wait()
-      row.times += 1
-      waits.append(time.monotonic() - asked)
       assert status in (*promised, 0), run.said
+      if status:  # Else it had ended before.
+        waits.append(time.monotonic() - asked)
+        faults += 1
+        row.times += 1
+        row.survived += 1
       row.lost.append(_lost(run.said, done))
       done = max(_steps(run.said), done - row.lost[-1])
-      row.survived += 1
       say(f'  {signal.Signals(number).name} at step {done}, {waits[-1]:.1f} s')
       if done == self.steps:  # Then from the start again.
         finish()
@@ -268,6 +272,7 @@ class Chaos:
     workdir = self._copy(whole, 'all_broken')
     for folder in (workdir / 'checkpoints').iterdir():
       flip(self.rng.choice(files_of(workdir, int(folder.name))), self.rng)
+    (workdir / '.lock').unlink()
     before = contents(workdir)
     for mode in ('train', 'eval'):
       run = self.start(
@@ -510,6 +515,7 @@ def main() -> None:
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{folder}/cache')
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
     chaos = Chaos(pathlib.Path(folder), seed)
+    sooner = Chaos(pathlib.Path(folder), seed, start=zygote.start)
     runs = {
       'one device': (),
       'another seed': ('--config.seed=1', '--config.data.finish=device'),
@@ -530,7 +536,7 @@ def main() -> None:
       (truncate, 'each of them cut off'),
       (remove, 'each of them removed'),
     ):
-      chaos.broken(row(fault), damage, whole)
+      sooner.broken(row(fault), damage, whole)
     chaos.all_broken(row('one bit of every checkpoint: stops, changes nothing'),
                      whole)  # fmt: skip
     chaos.filled(row('a full disk, a read-only disk: stops, nothing lost'),

@@ -30,13 +30,19 @@ def state_at(step, offset=0.0):
   )
 
 
+def scores_of(error):
+  return {
+    'num_examples': 8, 'loss': 1 / 3, 'top1_error': error, 'top5_error': 0.0
+  }  # fmt: skip
+
+
 def save(workdir, errors, keep=2):
   """Saves steps; those that have an error are evaluated."""
   with checkpoint.open_checkpoints(epath.Path(workdir), keep) as checkpoints:
     for step, error in errors.items():
       checkpoints.save(state_at(step))
       if error is not None:
-        checkpoints.record(step, {'top1_error': error})
+        checkpoints.record(step, scores_of(error))
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +63,7 @@ def test_the_latest_and_the_best_are_kept(workdir):
   with checkpoint.open_checkpoints(workdir, 2) as checkpoints:
     assert checkpoints.latest == 6
     assert checkpoints.best == 3
-    assert checkpoints.scores(6) == {'top1_error': 0.25}
+    assert checkpoints.scores(6) == scores_of(0.25)
     assert checkpoints.scores(5) is None
     restored = checkpoints.restore(6, state_at(0))
     for leaf, expected in zip(
@@ -94,6 +100,21 @@ def test_any_damaged_file_is_named_and_the_one_before_used(
     save(workdir, {6: 0.1})
     assert checkpoint.settle(epath.Path(workdir)) == 6
     shutil.rmtree(workdir)
+
+
+def test_the_last_byte_counts(workdir):
+  path = pathlib.Path(workdir) / 'checkpoints/6' / digests.FILE
+  path.write_bytes(path.read_bytes()[:-1])
+  assert checkpoint.settle(workdir) == 5
+
+
+def test_a_broken_best_is_not_the_best(workdir, capsys):
+  folder = pathlib.Path(workdir) / 'checkpoints/3'
+  chaos.flip(folder / 'default/_METADATA', random.Random(0))
+  assert checkpoint.settle(workdir) == 6
+  assert 'step 3 is broken: default/_METADATA' in capsys.readouterr().err
+  with checkpoint.open_checkpoints(workdir, 2) as checkpoints:
+    assert checkpoints.best == 6
 
 
 def test_none_is_whole(workdir):
@@ -176,9 +197,9 @@ def test_changed_preprocessing_is_not_gone_on_with(workdir):
 
 def test_scores_survive_and_their_damage_is_noticed(workdir):
   folder = workdir / 'checkpoints/6'
-  digests.record_scores(folder, {'top1_error': 0.125, 'loss': 1 / 3})
+  digests.record_scores(folder, scores_of(0.125))
   assert digests.faults(folder) == []
-  assert digests.scores(folder) == {'top1_error': 0.125, 'loss': 1 / 3}
+  assert digests.scores(folder) == scores_of(0.125)
   path = folder / digests.FILE
   path.write_text(path.read_text().replace('0.125', '0.124'))
   assert digests.scores(folder) is None

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -173,6 +174,19 @@ def test_a_stall_stops_the_run_and_says_which_layer(whole, tiny_dir, tmp_path):
   assert process.stderr.count('no better than guessing') == 1
   assert results(workdir) == results(whole[0])
   assert metrics(workdir) == metrics(whole[0])
+
+
+def test_a_second_interrupt_does_not_wait(tiny_dir, tmp_path):
+  # Both come within one call that Python does not interrupt.
+  process = zygote.start(*tiny(tiny_dir, tmp_path / 'run'), devices=2)
+  process.wait_for('compiling')
+  process.send_signal(signal.SIGINT)
+  time.sleep(0.02)
+  process.send_signal(signal.SIGINT)
+  began = time.monotonic()
+  assert process.wait() == 128 + signal.SIGINT, process.said
+  assert time.monotonic() - began < 1
+  assert 'saved' not in process.said
 
 
 def test_a_signal_while_a_line_is_written(monkeypatch):

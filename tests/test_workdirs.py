@@ -192,6 +192,12 @@ def test_whatever_a_file_says_it_is_one_line(small_network, tmp_path, name):
     pretrained.load(workdir)
 
 
+def test_events_that_cannot_be_written(tmp_path):
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(StorageError, match='cannot write TensorBoard events'):
+    writer.Writer(epath.Path(tmp_path / 'file/run'), 0)
+
+
 def test_torn_and_foreign_lines_of_the_metrics(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   good = [
@@ -202,7 +208,9 @@ def test_torn_and_foreign_lines_of_the_metrics(tmp_path):
     b'\n'.join(
       [
         good[0].encode(), b'{"split": "train", "st', b'\xff\xfe', b'[]', b'7',
-        b'{"step": {}, "split": 1}', good[0].encode(), good[1].encode(),
+        b'{"step": {}, "split": 1}', b'{"step": 1e999, "split": "a"}',
+        '{"step": 1, "split": "a"}'.encode('utf-16'), good[0].encode(),
+        good[1].encode(),
         b'{"split": "train", "step": 2, "loss": 2.3}',
       ]
     )  # The newline of the last one is missing.

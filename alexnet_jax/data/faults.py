@@ -234,7 +234,8 @@ def _read(workdir: epath.Path) -> dict[str, dict[str, list[str]]]:
       for keys in splits.values():
         assert isinstance(keys, list), 'no list of keys'
         assert all(isinstance(key, str) for key in keys), 'no list of keys'
-  except (ValueError, AttributeError, AssertionError, OSError) as error:
+  except (ValueError, AttributeError, AssertionError, OSError,
+          RecursionError) as error:  # fmt: skip
     raise UserError(
       f'{path} is broken ({error}): remove it, and the set is checked anew'
     ) from error

@@ -52,10 +52,10 @@ def layer_health(
     for name, layer in zip(arch.layer_names, arch.layers, strict=True):
       [x] = captured['intermediates'][name]['__call__']
       x = x.astype(jnp.float32)
-      dead = jnp.nan
+      dead: Any = jnp.nan
       if any(isinstance(op, Activation) for op in layer.then):
         if arch.activation == 'relu':
-          dead = 1 - (x > 0).any(axis=range(x.ndim - 1)).mean()
+          dead = jnp.mean((x <= 0).all(axis=range(x.ndim - 1)))
         x = activate(x)
       kernel = before[name]['kernel']
       step = after[name]['kernel'] - kernel
