@@ -11,7 +11,7 @@ import pytest
 import zygote
 from test_data import damaged
 
-from alexnet_jax import pretrained, signals, train, writer
+from alexnet_jax import pretrained, signals, start, writer
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import optimizer, steps
 from configs import digits
@@ -270,7 +270,7 @@ def test_a_start_that_does_not_fit(small_network, changes, message):
     seed=0,
   )
   with pytest.raises(UserError, match=message):
-    train._init_from(config, state)
+    start.init_from(config, state)
 
 
 def test_a_finished_run_is_left_as_it_is(whole, tiny_dir):
