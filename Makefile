@@ -17,7 +17,8 @@ train: $(VENV)/.base
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
-# What a run survives, in full: about 40 minutes; the table is for README.md.
+# What a run survives, in full: about 26 minutes on two cores. It ends at the
+# first fault that is not survived; the table is for README.md.
 chaos: $(VENV)/.test
 	$(BIN)/python tests/chaos.py
 
