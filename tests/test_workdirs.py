@@ -133,8 +133,6 @@ class Bomb:
     return os.mkdir, ('exploded',)
 
 
-# What Orbax's threads leave when a file is no checkpoint's.
-@pytest.mark.filterwarnings('ignore::pytest.PytestUnraisableExceptionWarning')
 def test_no_pickle_is_read(small_network, tmp_path, monkeypatch):
   """Every file of a workdir in turn is one, with digests that fit."""
   monkeypatch.chdir(tmp_path)

@@ -91,9 +91,6 @@ class Preprocessing:
       self.lighting in ('sqrt_eigenvalue', 'eigenvalue', 'none'),
       isinstance(self.lighting_std, int | float),
       isinstance(self.lighting_epochs, int | None),
-      self.lighting == 'none' or getattr(self.eigenvalues, 'shape', ()) == (3,),
-      self.lighting == 'none'
-      or getattr(self.eigenvectors, 'shape', ()) == (3, 3),
       isinstance(self.dataset, str | None),
     )
     if not all(fits) or not 0 < self.crop_size <= size:
@@ -158,6 +155,12 @@ class Preprocessing:
       if fields[name] is not None:
         fields[name] = np.asarray(fields[name])
     fields['class_names'] = tuple(fields['class_names'])
+    components = (
+      np.shape(fields['eigenvalues']),
+      np.shape(fields['eigenvectors']),
+    )
+    if fields['lighting'] != 'none' and components != ((3,), (3, 3)):
+      raise ValueError('lighting without three components')
     return cls(**fields)
 
 
