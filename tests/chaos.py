@@ -71,19 +71,26 @@ class Command:
     return self._process.wait(600)
 
 
+def results(workdir: pathlib.Path) -> dict[str, Any]:
+  """results.json."""
+  return json.loads((workdir / 'results.json').read_text())
+
+
+def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+  """metrics.jsonl without what depends on the clock."""
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(line).items() if k not in _CLOCK}
+    for line in lines
+  ]
+
+
 def outcome(workdir: pathlib.Path) -> tuple[dict, list]:
   """What must be the same whatever befell a run.
 
   The plateau's decisions are in the learning rates.
   """
-  results = json.loads((workdir / 'results.json').read_text())
-  lines = [
-    json.loads(line)
-    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
-  ]
-  return results, [
-    {k: v for k, v in line.items() if k not in _CLOCK} for line in lines
-  ]
+  return results(workdir), metrics(workdir)
 
 
 def contents(folder: pathlib.Path) -> Contents:
@@ -452,7 +459,7 @@ def _lost(said: str, done: int) -> int:
 
 
 def _store_poisoned(data_dir: pathlib.Path) -> str:
-  """Stores 1,600 black pictures, one of which has a single grey pixel."""
+  """Stores 256 black pictures, one of which has a single white pixel."""
   import tensorflow_datasets as tfds
 
   class Poisoned(tfds.core.GeneratorBasedBuilder, skip_registration=True):

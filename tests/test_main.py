@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import zygote
+from chaos import contents, metrics, results
 from test_data import damaged
 
 from alexnet_jax import pretrained, signals, start, writer
@@ -46,29 +47,6 @@ def tiny(tiny_dir, workdir, *more):
     '--config.optimizer.plateau_min_improvement=1.0',
     *more,
   )
-
-
-def results(workdir):
-  return json.loads((workdir / 'results.json').read_text())
-
-
-def metrics(workdir):
-  """metrics.jsonl without what depends on the clock."""
-  lines = [
-    json.loads(line)
-    for line in (workdir / 'metrics.jsonl').read_text().splitlines()
-  ]
-  clock = ('time', 'images_per_second', 'data_wait')
-  return [{k: v for k, v in line.items() if k not in clock} for line in lines]
-
-
-def contents(folder):
-  """Every file of a folder and what is in it."""
-  return {
-    path.relative_to(folder): path.read_bytes()
-    for path in sorted(folder.rglob('*'))
-    if path.is_file()
-  }
 
 
 @pytest.fixture(scope='module')
