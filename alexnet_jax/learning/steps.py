@@ -5,7 +5,7 @@ over all devices.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -98,33 +98,39 @@ def train_step(
   """
   key = jax.random.fold_in(dropout_key, state.step)
   key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-  images = finish(batch)
+  with jax.named_scope('input'):
+    images = finish(batch)
 
   def loss_fn(params):
     logits: Any = model.apply(
       {'params': params}, images, train=True, rngs={'dropout': key}
     )
-    log_probs = jax.nn.log_softmax(logits)
-    sums = metrics.metric_sums(
-      log_probs, batch['label'], jnp.ones(len(log_probs))
-    )
-    return sums['loss'] / len(log_probs), sums
+    with jax.named_scope('loss'):
+      log_probs = jax.nn.log_softmax(logits)
+      sums = metrics.metric_sums(
+        log_probs, batch['label'], jnp.ones(len(log_probs))
+      )
+      return sums['loss'] / len(log_probs), sums
 
   grads, sums = jax.grad(loss_fn, has_aux=True)(state.params)
-  # Shares are equal, so the mean of their means is the batch's mean.
-  grads = jax.lax.pmean(grads, AXIS)
-  sums = jax.lax.psum(sums, AXIS)
-  updates, opt_state = tx.update(
-    grads,
-    state.opt_state,
-    state.params,
-    rates=rates(state.params, state.step, state.plateau.scale),
-  )
-  first = (state.not_finite == 0) & ~all_finite((sums['loss'], grads))
+  with jax.named_scope('all_reduce'):
+    # Shares are equal, so the mean of their means is the batch's mean.
+    grads = jax.lax.pmean(grads, AXIS)
+    sums = jax.lax.psum(sums, AXIS)
+  with jax.named_scope('optimizer'):
+    updates, opt_state = tx.update(
+      grads,
+      state.opt_state,
+      state.params,
+      rates=rates(state.params, state.step, state.plateau.scale),
+    )
+    params = optax.apply_updates(state.params, updates)
+  with jax.named_scope('not_finite'):
+    first = (state.not_finite == 0) & ~all_finite((sums['loss'], grads))
   return state.replace(
     step=state.step + 1,
     not_finite=jnp.where(first, state.step + 1, state.not_finite),
-    params=optax.apply_updates(state.params, updates),
+    params=params,
     opt_state=opt_state,
     sums=jax.tree.map(jnp.add, state.sums, sums),
   )
@@ -157,22 +163,34 @@ def eval_step(
     `metrics.metric_sums` over all devices.
   """
   n, crops = batch['image'].shape[:2]
-  images = finish(batch)
+  with jax.named_scope('input'):
+    images = finish(batch)
   images = images.reshape(n * crops, *images.shape[2:])
   logits: Any = model.apply({'params': params}, images)
-  log_probs = jax.nn.log_softmax(logits)
-  log_probs = log_probs.reshape(n, crops, -1)
-  averaged = jax.nn.logsumexp(log_probs, axis=1) - jnp.log(crops)
-  sums = metrics.metric_sums(averaged, batch['label'], batch['mask'])
-  return jax.lax.psum(sums, AXIS)
+  with jax.named_scope('loss'):
+    log_probs = jax.nn.log_softmax(logits)
+    log_probs = log_probs.reshape(n, crops, -1)
+    averaged = jax.nn.logsumexp(log_probs, axis=1) - jnp.log(crops)
+    sums = metrics.metric_sums(averaged, batch['label'], batch['mask'])
+  with jax.named_scope('all_reduce'):
+    return jax.lax.psum(sums, AXIS)
 
 
-def p_train_step(*, donate: bool = True, **arguments: Any):
+# What the functions above call their parts besides the network's, in profiles.
+SCOPE_NAMES = ('input', 'loss', 'all_reduce', 'optimizer', 'not_finite')
+
+
+def p_train_step(
+  *,
+  donate: bool = True,
+  devices: Sequence[Any] | None = None,
+  **arguments: Any,
+):
   """`train_step` on all devices: `(state, batch) -> state`.
 
   `batch` is `[local devices, n, ...]`; the state is not stacked. Nor is it
   kept, but with `donate=False`: it is donated, so it must have been put in
-  place by `replicate`.
+  place by `replicate`. `devices` are others than JAX's, to compile for.
   """
   return jax.pmap(
     functools.partial(train_step, **arguments),
@@ -180,16 +198,23 @@ def p_train_step(*, donate: bool = True, **arguments: Any):
     in_axes=(None, 0),
     out_axes=None,
     donate_argnums=0 if donate else (),
+    devices=devices,
   )
 
 
-def p_eval_step(model: AlexNet, finish: Finish = finished_on_host):
+def p_eval_step(
+  model: AlexNet,
+  finish: Finish = finished_on_host,
+  *,
+  devices: Sequence[Any] | None = None,
+):
   """`eval_step` on all devices: `(params, batch) -> sums`."""
   return jax.pmap(
     functools.partial(eval_step, model=model, finish=finish),
     axis_name=AXIS,
     in_axes=(None, 0),
     out_axes=None,
+    devices=devices,
   )
 
 

@@ -87,7 +87,8 @@ class AlexNet(nn.Module):
         x = x.reshape(x.shape[0], -1)  # fc6 [N, 6 * 6 * 256]
         x = Dense(layer, self.num_classes, self.dtype, name=name)(x)
       for op in layer.then:
-        x = self._apply(op, x, train)
+        with jax.named_scope(architectures.scope_name(name, op)):
+          x = self._apply(op, x, train)
     return x
 
   def _apply(self, op, x, train):

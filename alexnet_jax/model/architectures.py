@@ -151,6 +151,14 @@ class Architecture:
       for i, layer in enumerate(self.layers, 1)
     )
 
+  @property
+  def scope_names(self) -> tuple[str, ...]:
+    """What profiles call its parts, in order: conv1, lrn1, pool1, conv2, ..."""
+    names = []
+    for name, layer in zip(self.layer_names, self.layers, strict=True):
+      names += [name, *(scope_name(name, op) for op in layer.then)]
+    return tuple(dict.fromkeys(names))
+
   def spatial_size(self, size: int) -> int:
     """Height and width in pixels of what the first dense layer sees.
 
@@ -185,6 +193,15 @@ class Architecture:
       for layer in self.layers
     )
     return dataclasses.replace(self, layers=layers)
+
+
+def scope_name(layer_name: str, op: Op) -> str:
+  """What profiles call an operation that follows a layer: lrn1, pool1, ..."""
+  kinds = {LRN: 'lrn', SpatialLRN: 'lrn', MaxPool: 'pool', Dropout: 'dropout'}
+  # An activation is one with the layer whose output it is.
+  kind = kinds.get(type(op))
+  number = layer_name.removeprefix('conv').removeprefix('fc')
+  return f'{kind}{number}' if kind else layer_name
 
 
 _ACT = Activation()
