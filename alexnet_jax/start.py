@@ -1,5 +1,7 @@
 """What a training run has before its first step: data, a workdir, a start."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from etils import epath
@@ -57,9 +59,20 @@ def prepare_workdir(
         f'{identity}. Give another --workdir'
       )
   else:
-    preprocessing = preprocess.Preprocessing.from_json(
-      _make_preprocessing(config, dataset, identity).to_json()
+    stats = None
+    if needs_color_stats(data):
+      stats = color_stats.compute_color_stats(
+        dataset, data.train_split, data.resize, data.resize_size
+      )
+    preprocessing = preprocessing_of(
+      data,
+      stats,
+      dataset=dataset.full_name,
+      class_names=tuple(dataset.class_names),
+      color_stats=identity,
     )
+    # As it is read when the run goes on.
+    preprocessing = preprocess.Preprocessing.from_json(preprocessing.to_json())
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
@@ -77,19 +90,31 @@ def prepare_workdir(
   return preprocessing
 
 
-def _make_preprocessing(config, dataset, identity) -> preprocess.Preprocessing:
-  data = config.data
+def needs_color_stats(data: config_lib.Config) -> bool:
+  """Whether `config.data` wants something computed over the training set."""
+  return (
+    'channel' in (data.mean, data.std)
+    or data.mean == 'image'
+    or data.lighting != 'none'
+  )
+
+
+def preprocessing_of(
+  data: config_lib.Config, stats: color_stats.ColorStats | None, **facts: Any
+) -> preprocess.Preprocessing:
+  """What `config.data` makes of a training set's colours.
+
+  Args:
+    data: `config.data`.
+    stats: of the training set; None where none are needed.
+    **facts: other fields of `Preprocessing`: of which set it is.
+  """
   mean, std = data.mean, data.std
-  stats = None
-  if 'channel' in (mean, std) or mean == 'image' or data.lighting != 'none':
-    stats = color_stats.compute_color_stats(
-      dataset, data.train_split, data.resize, data.resize_size
-    )
-    mean = {'image': stats.mean_image, 'channel': stats.mean}.get(mean, mean)
+  if stats:
+    if isinstance(mean, str):
+      mean = {'image': stats.mean_image, 'channel': stats.mean}[mean]
     std = stats.std if std == 'channel' else std
   return preprocess.Preprocessing(
-    dataset=dataset.full_name,
-    class_names=tuple(dataset.class_names),
     resize=data.resize,
     resize_size=data.resize_size,
     crop_size=data.crop_size,
@@ -104,7 +129,7 @@ def _make_preprocessing(config, dataset, identity) -> preprocess.Preprocessing:
     train_crop=data.train_crop,
     eigenvalues=stats and stats.eigenvalues,
     eigenvectors=stats and stats.eigenvectors,
-    color_stats=identity,
+    **facts,
   )
 
 

@@ -126,7 +126,7 @@ def naive_batches(dataset: Dataset, split: str, batch_size: int) -> Iterator:
     .repeat()
     .map(view, num_parallel_calls=tf.data.AUTOTUNE)
     .batch(batch_size, drop_remainder=True)
-    .prefetch(input_pipeline._PREFETCH)
+    .prefetch(input_pipeline.PREFETCH)
     .as_numpy_iterator()
   )
 

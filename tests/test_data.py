@@ -133,7 +133,7 @@ def test_the_order_is_that_of_any_batch_size(tiny):
 
 def test_threads_and_buffers_change_nothing(tiny, tmp_path, monkeypatch):
   expected = train_batches(tiny)
-  monkeypatch.setattr(input_pipeline, '_PREFETCH', 5)
+  monkeypatch.setattr(input_pipeline, 'PREFETCH', 5)
   monkeypatch.setattr(tf.data, 'AUTOTUNE', 1)  # One picture after the other.
   assert_same(train_batches(tiny), expected)
   monkeypatch.setattr(tf.data, 'AUTOTUNE', 13)

@@ -22,7 +22,7 @@ Batch = dict[str, np.ndarray]
 
 # Batches that wait on the devices while one is computed with, and on the host
 # for those. Not AUTOTUNE: it would fill the memory that it finds.
-_PREFETCH = 2
+PREFETCH = 2
 
 
 def train_batches(
@@ -252,7 +252,7 @@ def iterate(
   # All cores from the start. Tuning finds no better, and its thread holds up
   # the end of an epoch by seconds.
   options.autotune.enabled = False
-  batches = batches.prefetch(_PREFETCH).with_options(options)
+  batches = batches.prefetch(PREFETCH).with_options(options)
   iterator = batches.as_numpy_iterator()
   for number in itertools.count():
     error = None
@@ -290,6 +290,6 @@ def to_devices(
       for name, x in batch.items()
     }
     queue.append(jax.device_put(split, sharding))
-    if len(queue) > _PREFETCH:
+    if len(queue) > PREFETCH:
       yield queue.popleft()
   yield from queue
