@@ -1,0 +1,213 @@
+"""What would fail after the machine is paid for: each check is a row."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Iterator
+
+from etils import epath
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import guards, pretrained, start, workdirs
+from alexnet_jax.data import input_pipeline, preprocess
+from alexnet_jax.data.dataset import Dataset, open_dataset
+from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.preflight.compilation import like_preprocessing
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+  """One row.
+
+  Attributes:
+    name: what was looked at.
+    ok: whether a run would pass.
+    found: what was found; if it is not ok, with its mending.
+  """
+
+  name: str
+  ok: bool
+  found: str
+
+
+class Checks:
+  """Rows, in the order in which they were looked at."""
+
+  def __init__(self) -> None:
+    self.rows: list[Check] = []
+
+  @property
+  def ok(self) -> bool:
+    """Whether a run would pass them all."""
+    return all(row.ok for row in self.rows)
+
+  def add(self, name: str, ok: bool, found: str) -> None:
+    """One row more."""
+    self.rows.append(Check(name, ok, ' '.join(found.split())))
+
+  @contextlib.contextmanager
+  def row(self, name: str) -> Iterator[list[str]]:
+    """A row that is ok unless the block complains; it says what it found."""
+    found: list[str] = []
+    try:
+      yield found
+    except (UserError, StorageError) as error:
+      self.add(name, False, str(error))
+    else:
+      self.add(name, True, '; '.join(found))
+
+
+def check_config(checks: Checks, config: config_lib.Config) -> None:
+  """Are its values those that training takes?"""
+  with checks.row('config') as found:
+    config_lib.validate(config)
+    found.append(f'{config.model.name}, {config.model.dtype}')
+
+
+def check_batch(
+  checks: Checks, config: config_lib.Config, num_devices: int
+) -> None:
+  """Can the training batch be shared between the devices?"""
+  with checks.row('batch') as found:
+    config_lib.check_batch(config.batch_size, num_devices)
+    found.append(
+      f'{config.batch_size} on {num_devices} device(s), '
+      f'{config.batch_size // num_devices} on each'
+    )
+
+
+def check_data(checks: Checks, config: config_lib.Config) -> Dataset | None:
+  """Is the set there, do its pictures decode, does the network fit it?"""
+  data = config.data
+  with checks.row('data') as found:
+    dataset = open_dataset(data.name, data.data_dir)
+    dataset.check_resize(data.resize)
+    p = like_preprocessing(config)
+    for split in (data.train_split, data.val_split):
+      number = dataset.num_examples(split)
+      # The first batch, of few: files are there, and pictures decode.
+      next(input_pipeline.eval_batches(
+        dataset, split, p, batch_size=min(8, number),
+      ))  # fmt: skip
+      found.append(f'{number} pictures in {split!r}')
+    found.insert(0, f'{dataset.full_name} in {dataset.data_dir}')
+  if not checks.rows[-1].ok:
+    return None
+  with checks.row('training') as found:
+    steps_per_epoch = start.check_data(config, dataset)
+    total = config_lib.num_train_steps(config, steps_per_epoch)
+    model = pretrained.build_model(config.model)
+    guards.check_before(
+      config,
+      pretrained.abstract_params(model, data.crop_size),
+      steps_per_epoch,
+      total,
+    )
+    if config.init_from:
+      pretrained.load(config.init_from)
+    found.append(f'{total} steps, {steps_per_epoch} an epoch')
+  return dataset
+
+
+def check_workdir(
+  checks: Checks,
+  config: config_lib.Config,
+  workdir: epath.Path,
+  dataset: Dataset | None,
+  checkpoint_bytes: int,
+) -> None:
+  """May the run go into it, can it be written, is there room?
+
+  Nothing that is there is changed; a file is written and deleted again.
+  """
+  with checks.row('workdir') as found:
+    workdirs.check_files(workdir)
+    # Without the data the length of an epoch is not known.
+    if dataset:
+      steps_per_epoch = start.check_data(config, dataset)
+      config_lib.check_workdir(config, workdir, steps_per_epoch)
+    _check_writable(workdir)
+    saved = (workdir / 'config.json').exists()
+    found.append(
+      f'{workdir}: a run is there, and would go on' if saved else f'{workdir}'
+    )
+  with checks.row('room') as found:
+    # The latest ones, the best, and one that is being written.
+    number = config.checkpoint.keep + 2
+    needed = number * checkpoint_bytes
+    said = f'{number} checkpoints of {checkpoint_bytes / 1e6:,.0f} MB'
+    if '://' in os.fspath(workdir):
+      found.append(f'{said} in object storage')
+      return
+    there = shutil.disk_usage(_nearest(workdir)).free
+    if there < needed:
+      raise UserError(
+        f'{said} need {needed / 1e9:.1f} GB, {there / 1e9:.1f} GB are free: '
+        'make room, lower checkpoint.keep, or give another --workdir'
+      )
+    found.append(f'{said}; {there / 1e9:.0f} GB are free')
+
+
+def _nearest(path: epath.Path) -> epath.Path:
+  """The folder itself, or the nearest one above it that is there."""
+  while not path.exists():
+    path = path.parent
+  return path
+
+
+def _check_writable(workdir: epath.Path) -> None:
+  remote = '://' in os.fspath(workdir)
+  folder = workdir if remote else _nearest(workdir)
+  path = folder / f'.preflight.{os.getpid()}'
+  try:
+    path.write_text('')
+    path.unlink()
+  except Exception as error:  # Of whatever library talks to a bucket.
+    raise UserError(
+      f'{folder} cannot be written: {error}. Give another --workdir, or the '
+      'right to write there'
+    ) from error
+
+
+def input_rate(
+  config: config_lib.Config,
+  dataset: Dataset,
+  preprocessing: preprocess.Preprocessing,
+  num_hosts: int,
+  seconds: float = 2.0,
+) -> float:
+  """Images a second that this host's input makes of its part of a batch.
+
+  Each epoch's first batch, for which everything starts, is not counted.
+  """
+  split = config.data.train_split
+  number = dataset.num_examples(split)
+  # Of a small set, batches of which an epoch has several.
+  size = max(1, min(config.batch_size, number // 8) // num_hosts) * num_hosts
+  done, spent, epoch = 0, 0.0, 0
+  until = time.monotonic() + 60  # Of sets of a few pictures.
+  while spent < seconds and time.monotonic() < until:
+    batches = input_pipeline.train_batches(
+      dataset,
+      split,
+      preprocessing,
+      batch_size=size,
+      seed=config.seed,
+      epoch=epoch,
+      shuffle_buffer=config.data.shuffle_buffer,
+      finish=config.data.finish,
+      process_count=num_hosts,
+    )
+    next(batches, None)
+    last = time.monotonic()
+    for batch in batches:
+      now = time.monotonic()
+      done += len(batch['label'])
+      spent += now - last
+      last = now
+      if spent >= seconds:
+        break
+    epoch += 1
+  return done / spent if spent else 0.0

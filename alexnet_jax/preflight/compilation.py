@@ -1,0 +1,293 @@
+"""The real training and evaluation steps of a config, compiled for devices."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import tensorflow as tf
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import pretrained, start
+from alexnet_jax.data import color_stats, input_pipeline, preprocess
+from alexnet_jax.errors import UserError
+from alexnet_jax.learning import optimizer, steps
+from alexnet_jax.learning.finish import finisher
+from alexnet_jax.preflight.executables import Kernels, Memory, Program, memory
+from alexnet_jax.preflight.topologies import Topology, out_of_memory
+
+# Of a schedule only numbers depend on it, and nothing that is looked at here.
+STEPS_PER_EPOCH = 10_000
+
+
+@dataclasses.dataclass
+class Step:
+  """What is known of a step that was compiled.
+
+  Attributes:
+    batch_size: global.
+    seconds: that compiling took.
+    memory: what the program needs; None where it did not fit.
+    needed_bytes: on one device, while it runs in its place: the program's, and
+      what waits beside it.
+    flops: of one device, by XLA's count.
+    cycles: the compiler's estimate by part of the step; empty where it has
+      none.
+    without_estimate: operations to which it gives none.
+    kernels: what a GPU is given to do.
+    collective_bytes: that a device gives to collective operations.
+    compiled: None where it did not fit.
+    largest_that_fits: a batch size, looked for where this one does not.
+  """
+
+  batch_size: int
+  seconds: float
+  memory: Memory | None
+  needed_bytes: int
+  flops: float | None = None
+  cycles: dict[str, int] = dataclasses.field(default_factory=dict)
+  without_estimate: list[str] = dataclasses.field(default_factory=list)
+  kernels: Kernels | None = None
+  collective_bytes: int = 0
+  compiled: Any = None
+  largest_that_fits: int | None = None
+
+  def fits(self, topology: Topology) -> bool:
+    """Whether it goes into a device's memory, as far as that is known."""
+    there = topology.memory_bytes
+    return self.memory is not None and (
+      there is None or self.needed_bytes <= there
+    )
+
+
+class Steps:
+  """The steps of a config, ready to be compiled for a topology."""
+
+  def __init__(self, config: config_lib.Config, topology: Topology):
+    self._config = config
+    self._topology = topology
+    self._model = pretrained.build_model(config.model)
+    self.preprocessing = like_preprocessing(config)
+    tx = optimizer.paper_sgd(
+      config.optimizer.momentum, config.optimizer.rate_in_velocity
+    )
+    plateau = optimizer.plateau_decay(config.optimizer)
+    lengths = STEPS_PER_EPOCH, STEPS_PER_EPOCH * config.num_epochs
+    self._make_state = lambda: steps.create_train_state(
+      self._model, tx, plateau, config.data.crop_size, config.seed
+    )
+    self._state = jax.eval_shape(self._make_state)
+    self._arguments = {
+      'model': self._model,
+      'tx': tx,
+      'rates': optimizer.rates_of(config.optimizer, *lengths),
+      'dropout_key': jax.random.key(config.seed + 1),
+      'finish': finisher(self.preprocessing),
+    }
+    self._scopes = self._model.architecture.scope_names + steps.SCOPE_NAMES
+
+  @property
+  def checkpoint_bytes(self) -> int:
+    """What is saved of a state."""
+    return _num_bytes(self._state)
+
+  def measure(self, compiled: Any, batch_size: int) -> float:
+    """Images a second of a training step on devices that are present."""
+    state = steps.replicate(self._make_state())
+    ones = jax.tree.map(
+      lambda x: np.ones((batch_size, *x.shape[2:]), x.dtype),
+      self.train_batch(batch_size),
+    )
+    [batch] = input_pipeline.to_devices(iter([ones]), jax.local_devices())
+    state = jax.block_until_ready(compiled(state, batch))
+    done, begin = 0, time.monotonic()
+    while done < 2 or time.monotonic() < begin + 2:
+      state = jax.block_until_ready(compiled(state, batch))
+      done += 1
+    return done * batch_size / (time.monotonic() - begin)
+
+  def train_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a global training batch, as pmap takes it."""
+    p = self.preprocessing
+    draws = {name: x[0] for name, x in preprocess.draw(p, 1, 0).items()}
+    view = preprocess.train_view(_picture(p), draws, p, False)
+    if self._config.data.finish == 'host':
+      view = {'image': preprocess.finish(view, p)}
+    return self._batch({**view, 'label': np.int32(0)}, batch_size)
+
+  def eval_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The same of an evaluation's."""
+    p = self.preprocessing
+    crops = self._config.eval.crops
+    view = preprocess.eval_views(_picture(p), p, crops, False)
+    if self._config.data.finish == 'host':
+      view = {'image': preprocess.finish(view, p)}
+    label, mask = np.int32(0), np.float32(1)
+    return self._batch({**view, 'label': label, 'mask': mask}, batch_size)
+
+  def _batch(self, example, batch_size):
+    n = len(self._topology.devices)
+    return {
+      name: jax.ShapeDtypeStruct(
+        (n, batch_size // n, *x.shape),
+        x.dtype.as_numpy_dtype if isinstance(x, tf.Tensor) else x.dtype,
+      )
+      for name, x in example.items()
+    }
+
+  def train(self, batch_size: int) -> Step:
+    """The training step, compiled."""
+
+    def step_on(devices):
+      return steps.p_train_step(**self._arguments, devices=devices)
+
+    batch = self.train_batch(batch_size)
+    return self._compile(step_on, self._state, batch, batch_size, waiting=0)
+
+  def evaluate(self, batch_size: int) -> Step:
+    """The evaluation step, compiled.
+
+    While it runs the velocity is on the device too.
+    """
+    finish = finisher(self.preprocessing, self._config.eval.crops)
+
+    def step_on(devices):
+      return steps.p_eval_step(self._model, finish, devices=devices)
+
+    batch = self.eval_batch(batch_size)
+    state = self._state
+    waiting = _num_bytes(state) - _num_bytes(state.params)
+    return self._compile(step_on, state.params, batch, batch_size, waiting)
+
+  def _compile(self, step_on, first, batch, batch_size, waiting) -> Step:
+    # Batches that were sent ahead.
+    per_device = _num_bytes(batch) // len(self._topology.devices)
+    waiting += input_pipeline.PREFETCH * per_device
+    lowered = step_on(list(self._topology.devices)).lower(first, batch)
+    begin = time.monotonic()
+    try:
+      compiled = lowered.compile(
+        compiler_options=self._topology.compiler_options or None
+      )
+    except jax.errors.JaxRuntimeError as error:
+      over = out_of_memory(error)
+      if not over:
+        reason = ' '.join(str(error).split())
+        raise UserError(
+          f'{self._topology.name}: the compiler failed: {reason}'
+        ) from error
+      seconds = time.monotonic() - begin
+      return Step(batch_size, seconds, None, over[0] + waiting)
+    seconds = time.monotonic() - begin
+    needs = memory(compiled)
+    program = Program.of(compiled)
+    cycles, without = program.cycles(self._scopes)
+    several = len(self._topology.devices) > 1
+    gpu = self._topology.platform in ('cuda', 'gpu', 'rocm')
+    return Step(
+      batch_size,
+      seconds,
+      needs,
+      needs.peak + needs.code + waiting,
+      flops=_flops(compiled) or _flops_on_cpu(step_on, first, batch),
+      cycles=cycles,
+      without_estimate=without,
+      kernels=program.kernels() if gpu else None,
+      collective_bytes=program.collective_bytes() if several else 0,
+      compiled=compiled,
+    )
+
+
+def _flops(stage: Any) -> float | None:
+  analysis = stage.cost_analysis()
+  return analysis and analysis['flops']
+
+
+def _flops_on_cpu(step_on, first, batch) -> float | None:
+  """Where a compiler does not count: one device's share, before compiling."""
+  share = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), batch
+  )
+  return _flops(step_on(jax.devices('cpu')[:1]).lower(first, share))
+
+
+def _num_bytes(tree: Any) -> int:
+  return sum(
+    math.prod(x.shape) * np.dtype(x.dtype).itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def _picture(p: preprocess.Preprocessing) -> tf.Tensor:
+  """An undecoded picture."""
+  size = p.resize_size
+  return tf.io.encode_jpeg(np.zeros((size, size, 3), np.uint8))
+
+
+def like_preprocessing(config: config_lib.Config) -> preprocess.Preprocessing:
+  """What training would learn about its pictures, but for the numbers.
+
+  Those take a pass over the training set, and neither shapes nor speed depend
+  on them.
+  """
+  size = config.data.resize_size
+  any_colors = color_stats.ColorStats(
+    mean_image=np.full((size, size, 3), 120.5),
+    mean=np.full(3, 120.5),
+    std=np.full(3, 70.5),
+    eigenvalues=np.array([14835.0, 1376.0, 388.0]),
+    eigenvectors=np.eye(3),
+    num_examples=np.array(1),
+  )
+  return start.preprocessing_of(
+    config.data,
+    any_colors if start.needs_color_stats(config.data) else None,
+    dataset=None,
+    class_names=(),
+  )
+
+
+def largest_that_fits(
+  compile_at: Callable[[int], Step], over: Step, topology: Topology
+) -> tuple[int, int]:
+  """The largest batch that fits, found by compiling a few.
+
+  Args:
+    compile_at: `Steps.train` or `Steps.evaluate`.
+    over: a step that does not fit.
+    topology: what it should fit.
+
+  Returns:
+    A batch size that fits (0 if none was found) and one that does not; they
+    are at most an eighth of the first apart, or one picture a device.
+  """
+  n, room = len(topology.devices), topology.memory_bytes
+  assert room
+  # Pictures on a device, and the bytes that they need.
+  low = 0
+  high, high_bytes = over.batch_size // n, over.needed_bytes
+  above, above_bytes = 0, 0  # Of the one before `high`.
+  for tried in range(10):
+    if high - low <= max(1, low // 8):
+      break
+    if low and tried % 2:
+      guess = low + low // 8  # If this is too much, it is near enough.
+    elif low:
+      guess = (low + high) // 2
+    elif not above:
+      guess = int(high * room / high_bytes)
+    else:
+      # None fits yet: part of what they need does not depend on the batch.
+      slope = (above_bytes - high_bytes) / (above - high)
+      guess = max(high - int((high_bytes - room) / slope) - 1, high // 8)
+    guess = min(max(guess, low + 1), high - 1)
+    step = compile_at(guess * n)
+    if step.fits(topology):
+      low = guess
+    else:
+      above, above_bytes = high, high_bytes
+      high, high_bytes = guess, step.needed_bytes
+  return low * n, high * n

@@ -1,0 +1,241 @@
+"""What a compiled program tells of itself: memory, cycles, kernels, traffic.
+
+XLA's TPU compiler notes for each operation how many cycles it expects it to
+take. That is an estimate, made to choose between ways of compiling; it is not
+a measurement, and some operations have none.
+"""
+
+import collections
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from tensorflow.compiler.xla import xla_data_pb2
+from tensorflow.compiler.xla.service import hlo_pb2
+
+# Operations that move no data and start no kernel.
+_FREE = (
+  'parameter',
+  'constant',
+  'bitcast',
+  'tuple',
+  'get-tuple-element',
+  'partition-id',
+  'replica-id',
+  'after-all',
+)
+_COLLECTIVES = (
+  'all-reduce',
+  'reduce-scatter',
+  'all-gather',
+  'all-to-all',
+  'collective-permute',
+)
+
+
+class Memory(NamedTuple):
+  """Bytes on one device.
+
+  Attributes:
+    arguments: what the step is given: state and batch.
+    outputs: what it makes beyond what it overwrites.
+    temporaries: what it needs in between.
+    code: the program itself.
+    peak: the most of the first three at one time.
+  """
+
+  arguments: int
+  outputs: int
+  temporaries: int
+  code: int
+  peak: int
+
+
+def memory(compiled: jax.stages.Compiled) -> Memory:
+  """What a program needs, by its compiler."""
+  stats: Any = compiled.memory_analysis()
+  parts = (
+    stats.argument_size_in_bytes,
+    stats.output_size_in_bytes - stats.alias_size_in_bytes,
+    stats.temp_size_in_bytes,
+  )
+  code = stats.generated_code_size_in_bytes
+  # XLA's peak on CPU leaves the temporaries out.
+  peak = stats.peak_memory_in_bytes
+  return Memory(*parts, code, peak if peak > max(parts) else sum(parts))
+
+
+class Program:
+  """The optimized HLO of one device's share of a step."""
+
+  def __init__(self, module: hlo_pb2.HloModuleProto):
+    self._module = module
+    self._computations = {c.id: c for c in self._module.computations}
+
+  @classmethod
+  def of(cls, compiled: jax.stages.Compiled) -> 'Program':
+    """The program of a compiled step."""
+    executable: Any = compiled.runtime_executable()
+    (module,) = executable.hlo_modules()
+    return cls(
+      hlo_pb2.HloModuleProto.FromString(module.as_serialized_hlo_module_proto())
+    )
+
+  def instructions(self) -> Iterator[tuple[Any, dict[int, Any], int]]:
+    """All that is executed: instruction, those of its computation, times.
+
+    Loops whose length the compiler does not know count once.
+    """
+    yield from self._walk(self._module.entry_computation_id, 1)
+
+  def _walk(self, computation: int, times: int):
+    there = self._computations[computation].instructions
+    by_id = {i.id: i for i in there}
+    for i in there:
+      yield i, by_id, times
+      if i.opcode == 'while':
+        config = _config(i)
+        count = config.get('known_trip_count', {}).get('n', 1)
+        yield from self._walk(i.called_computation_ids[0], times * int(count))
+      elif i.opcode in ('call', 'conditional', 'async-start'):
+        for called in i.called_computation_ids:
+          yield from self._walk(called, times)
+
+  def collective_bytes(self) -> int:
+    """Bytes that a device gives to collective operations in one step."""
+    total = 0
+    for i, by_id, times in self.instructions():
+      if i.opcode.removesuffix('-start') in _COLLECTIVES:
+        operands = [by_id[number] for number in i.operand_ids]
+        total += times * sum(num_bytes(o.shape) for o in operands)
+    return total
+
+  def cycles(self, scopes: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
+    """The compiler's estimate of cycles, by part of the step.
+
+    Args:
+      scopes: what parts are called (`Architecture.scope_names`,
+        `steps.SCOPE_NAMES`); what belongs to none is 'other'.
+
+    Returns:
+      Cycles by scope, and the operations that have no estimate.
+    """
+    cycles: dict[str, float] = collections.defaultdict(float)
+    without: list[str] = []
+    for i, by_id, times in self.instructions():
+      estimate = _config(i).get('window_config', {}).get('estimated_cycles')
+      if estimate is None:
+        if i.opcode in (*_COLLECTIVES, 'select-and-scatter', 'sort', 'scatter'):
+          without.append(f'{i.opcode} ({_scope(i, scopes) or "other"})')
+        continue
+      for scope, share in self._shares(i, by_id, scopes).items():
+        cycles[scope] += share * times * int(estimate)
+    names = (*scopes, 'other')
+    whole = {name: round(cycles[name]) for name in names if name in cycles}
+    return whole, without
+
+  def _shares(self, i, by_id, scopes) -> dict[str, float]:
+    """Which parts of the step an operation belongs to, in all 1.
+
+    A fusion may hold parts of several: it belongs to its convolution or matrix
+    product if it has one; else it is divided by the elements that each makes.
+    """
+    work: collections.Counter[str] = collections.Counter()
+    products: set[str] = set()
+    for inner in self._inner(i):
+      scope = _scope(inner, scopes)
+      if scope and inner.opcode in ('convolution', 'dot'):
+        products.add(scope)
+      elif scope and inner.opcode not in (*_FREE, 'fusion'):
+        work[scope] += max(1, _num_elements(inner.shape))
+    if products:
+      return {scope: 1 / len(products) for scope in products}
+    if not work:
+      return {self._source(i, by_id, scopes): 1.0}
+    total = sum(work.values())
+    return {scope: n / total for scope, n in work.items()}
+
+  def _inner(self, i):
+    yield i
+    if i.opcode == 'fusion':
+      for called in i.called_computation_ids:
+        for inner in self._computations[called].instructions:
+          yield from self._inner(inner)
+
+  def _source(self, i, by_id, scopes) -> str:
+    """Whose output a nameless copy or conversion is."""
+    for _ in range(20):
+      for inner in self._inner(i):
+        if scope := _scope(inner, scopes):
+          return scope
+      if not i.operand_ids:
+        break
+      i = by_id[i.operand_ids[0]]
+    return 'other'
+
+  def kernels(self) -> 'Kernels':
+    """What a GPU is given to do in one step."""
+    kinds: collections.Counter[str] = collections.Counter()
+    moved = 0
+    for i, by_id, times in self.instructions():
+      if i.opcode in (*_FREE, 'call', 'while', 'conditional'):
+        continue
+      if i.opcode.endswith('-done'):
+        continue
+      kind = i.opcode
+      if kind == 'custom-call':
+        kind = i.custom_call_target
+      elif kind == 'fusion':
+        kind = _config(i).get('fusion_backend_config', {}).get('kind', kind)
+      kinds[kind.removesuffix('-start')] += times
+      if kind.removesuffix('-start') not in _COLLECTIVES:
+        operands = [by_id[number] for number in i.operand_ids]
+        moved += times * sum(num_bytes(o.shape) for o in (i, *operands))
+    return Kernels(sum(kinds.values()), dict(kinds.most_common()), moved)
+
+
+class Kernels(NamedTuple):
+  """What a GPU is given to do in one step.
+
+  Attributes:
+    launched: kernels and library calls.
+    by_kind: the same by name: XLA's own fusions, Triton's, cuDNN's, cuBLAS's.
+    bytes_moved: read and written by all of them, each operand once.
+  """
+
+  launched: int
+  by_kind: dict[str, int]
+  bytes_moved: int
+
+
+def _config(i) -> dict[str, Any]:
+  if not i.backend_config.startswith(b'{'):
+    return {}
+  return json.loads(i.backend_config)
+
+
+def _scope(i, scopes) -> str | None:
+  """The innermost part of the step that an operation's name tells of."""
+  # jit(step)/transpose(jvp(AlexNet))/AlexNet._layers/conv2/lrn2/mul
+  path = i.metadata.op_name.replace('(', '/').replace(')', '/').split('/')
+  return next((name for name in reversed(path) if name in scopes), None)
+
+
+def _num_elements(shape) -> int:
+  if shape.tuple_shapes:
+    return sum(_num_elements(part) for part in shape.tuple_shapes)
+  return math.prod(shape.dimensions)
+
+
+def num_bytes(shape) -> int:
+  """Bytes of an array, or of a tuple of arrays, without padding."""
+  if shape.tuple_shapes:
+    return sum(num_bytes(part) for part in shape.tuple_shapes)
+  name = xla_data_pb2.PrimitiveType.Name(shape.element_type)
+  # The first number is the bits: F32, BF16, F8E4M3FN, U4. A token has none.
+  found = re.search(r'\d+', name)
+  bits = int(found[0]) if found else 8 * (name == 'PRED')
+  return -(-math.prod(shape.dimensions) * bits // 8)

@@ -1,0 +1,332 @@
+"""Preflight without what compiles for others (tests/tpu_compile.py has it)."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+import zygote
+from etils import epath
+from tensorflow.compiler.xla.service import hlo_pb2
+
+from alexnet_jax.errors import UserError
+from alexnet_jax.model import ARCHITECTURES
+from alexnet_jax.preflight import checks, compilation, executables, topologies
+from configs import default, digits
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+  ('name', 'words'),
+  [
+    ('v9:2x2', 'unknown topology .* known: v5e:1x1'),
+    ('v5e', 'unknown topology'),
+    ('v5e:3x3', 'v5e has 1x1, 2x2'),
+    ('v4:2x2', 'v4 has 2x2x1, .* multiples of four'),
+    ('v4:8x4x4', 'from small to large'),
+    ('v4:16x16x32', 'at most 4096'),
+    ('h100:2x2', 'unknown topology'),
+    ('h100:0', '1 to 8 GPUs'),
+    ('h100:12', 'multiple of 8'),
+  ],
+)
+def test_an_unknown_topology_is_told_what_there_is(name, words):
+  with pytest.raises(UserError, match=words):
+    topologies.find(name)
+
+
+@pytest.mark.parametrize(
+  ('name', 'extra'), [('v5e:2x2', 'jax[tpu]'), ('h100:4', 'jax[cuda12]')]
+)
+def test_what_is_not_installed_is_named(monkeypatch, name, extra):
+  monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
+  with pytest.raises(UserError) as error:
+    topologies.find(name)
+  assert f"pip install '{extra}'" in str(error.value)
+  assert 'make venv EXTRAS=' in str(error.value)
+
+
+def test_hosts_that_do_not_match():
+  assert len(topologies.find('local', 1).devices) == 8
+  with pytest.raises(UserError, match=r'local has 1 host\(s\) of 8 devices'):
+    topologies.find('local', 2)
+
+
+def test_out_of_memory_is_read_from_the_compilers_words():
+  for text, expected in (
+    (
+      'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
+      'for HLO temporaries (18.50G) exceeds available HBM (15.75G).',
+      (18.5 * GIB, 15.75 * GIB),
+    ),
+    (
+      'RESOURCE_EXHAUSTED: Used 512.0M of 0.25G hbm.',
+      (0.5 * GIB, 0.25 * GIB),
+    ),
+    ('INTERNAL: Used 2.0G of 1.0G hbm', None),
+  ):
+    assert topologies.out_of_memory(RuntimeError(text)) == expected
+
+
+def device_topology(memory_bytes, num_devices=4):
+  device = types.SimpleNamespace(platform='tpu', device_kind='a chip')
+  return topologies.Topology(
+    'a', [device] * num_devices, 1, memory_bytes=memory_bytes
+  )
+
+
+@pytest.mark.parametrize('fixed', [0, 3 * GIB, 14 * GIB])
+@pytest.mark.parametrize('each', [1 << 20, 37 << 20])
+@pytest.mark.parametrize('bent', [1.0, 0.7])
+def test_the_largest_batch_that_fits(fixed, each, bent):
+  """Memory need not grow as a straight line."""
+  topology = device_topology(16 * GIB)
+
+  def compile_at(batch_size):
+    tried.append(batch_size)
+    needed = int(fixed + each * (batch_size // 4) ** bent)
+    memory = executables.Memory(0, 0, 0, 0, needed)
+    return compilation.Step(batch_size, 1.0, memory, needed)
+
+  tried = []
+  over = compile_at(1 << 21)
+  if over.fits(topology):
+    over = compile_at(1 << 30)
+  low, high = compilation.largest_that_fits(compile_at, over, topology)
+  assert low % 4 == high % 4 == 0
+  assert low < high
+  assert not low or compile_at(low).fits(topology)
+  assert not compile_at(high).fits(topology)
+  assert high - low <= max(4, low / 8)
+  assert len(tried) <= 14  # Each is a minute; four are of this test.
+
+
+def instruction(name, opcode, dimensions=(), scope='', cycles=None, **more):
+  i = hlo_pb2.HloInstructionProto(name=name, opcode=opcode, **more)
+  i.shape.element_type = 11  # F32
+  i.shape.dimensions.extend(dimensions)
+  i.metadata.op_name = f'jit(f)/transpose(jvp(AlexNet))/AlexNet._layers/{scope}'
+  if cycles is not None:
+    config = {'window_config': {'estimated_cycles': str(cycles)}}
+    i.backend_config = json.dumps(config).encode()
+  return i
+
+
+def test_cycles_go_to_the_layers_that_a_fusion_holds():
+  product = hlo_pb2.HloComputationProto(
+    id=1,
+    instructions=[
+      instruction('c', 'convolution', (10, 10), 'conv1/cond/conv', id=1),
+      instruction('m', 'multiply', (1000, 10), 'lrn1/AlexNet._apply/mul', id=2),
+    ],
+  )
+  elementwise = hlo_pb2.HloComputationProto(
+    id=2,
+    instructions=[
+      instruction('m', 'multiply', (30, 10), 'lrn1/AlexNet._apply/mul', id=1),
+      instruction('r', 'reduce', (10, 10), 'conv1/reduce_sum', id=2),
+    ],
+  )
+  entry = hlo_pb2.HloComputationProto(
+    id=3,
+    instructions=[
+      instruction('a', 'fusion', (1,), 'lrn1/mul', 600, id=1,
+                  called_computation_ids=[1]),
+      instruction('b', 'fusion', (1,), 'conv1/x', 400, id=2,
+                  called_computation_ids=[2]),
+      # A copy has no name: it is of what it copies.
+      instruction('d', 'copy', (1,), '', 7, id=3, operand_ids=[2]),
+      instruction('p', 'parameter', (100, 10), '', id=4),
+      instruction('e', 'all-reduce', (100, 10), 'all_reduce/psum', id=5,
+                  operand_ids=[4]),
+      instruction('s', 'select-and-scatter', (9,), 'pool1/x', id=6),
+    ],
+  )  # fmt: skip
+  program = executables.Program(
+    hlo_pb2.HloModuleProto(
+      entry_computation_id=3, computations=[product, elementwise, entry]
+    )
+  )
+  scopes = ('conv1', 'lrn1', 'pool1', 'all_reduce')
+  cycles, without = program.cycles(scopes)
+  assert cycles == {'conv1': 707, 'lrn1': 300}
+  assert without == ['all-reduce (all_reduce)', 'select-and-scatter (pool1)']
+  assert program.collective_bytes() == 4000
+  kernels = program.kernels()
+  assert kernels.launched == 5
+  assert kernels.by_kind['fusion'] == 2
+
+
+def test_parts_of_the_step_are_named():
+  assert ARCHITECTURES['paper'].scope_names == (
+    'conv1', 'lrn1', 'pool1', 'conv2', 'lrn2', 'pool2', 'conv3', 'conv4',
+    'conv5', 'pool5', 'fc6', 'dropout6', 'fc7', 'dropout7', 'fc8',
+  )  # fmt: skip
+  config = digits.get_config()
+  config.batch_size = 8
+  steps = compilation.Steps(config, topologies.find('local'))
+  assert 'lrn1' in steps._scopes
+  assert 'optimizer' in steps._scopes
+  # A state of 20 M parameters, their velocity, and scalars.
+  assert steps.checkpoint_bytes == pytest.approx(2 * 4 * 20_209_034, rel=1e-4)
+
+
+@pytest.mark.parametrize('finish', ['host', 'device'])
+def test_batches_are_those_that_training_gets(tiny_dir, finish):
+  """Compiled for shapes and dtypes that never come it would prove nothing."""
+  from alexnet_jax.data import input_pipeline
+  from alexnet_jax.data.dataset import open_dataset
+
+  config = default.get_config()
+  config.data.finish = finish
+  config.data.mean_crop = 'same'
+  steps = compilation.Steps(config, topologies.find('local'))
+  dataset = open_dataset('tiny:1.0.0', str(tiny_dir))
+  of_training = next(
+    input_pipeline.train_batches(
+      dataset,
+      'train',
+      steps.preprocessing,
+      batch_size=16,
+      seed=0,
+      epoch=0,
+      finish=finish,
+    )
+  )
+  of_evaluation = next(
+    input_pipeline.eval_batches(
+      dataset, 'validation', steps.preprocessing, batch_size=16, finish=finish
+    )
+  )
+  for real, like in (
+    (of_training, steps.train_batch(16)),
+    (of_evaluation, steps.eval_batch(16)),
+  ):
+    assert {k: (x.shape, x.dtype) for k, x in real.items()} == {
+      k: ((x.shape[0] * x.shape[1], *x.shape[2:]), np.dtype(x.dtype))
+      for k, x in like.items()
+    }
+
+
+def rows(found):
+  return {row.name: row for row in found.rows}
+
+
+def test_data_that_is_not_there_is_a_row_with_its_mending(tmp_path):
+  config = default.get_config()
+  config.data.data_dir = str(tmp_path)
+  found = checks.Checks()
+  assert checks.check_data(found, config) is None
+  assert not found.ok
+  assert 'tfds build imagenet2012' in rows(found)['data'].found
+
+
+def test_a_file_that_is_not_there_is_found(tiny_dir, tmp_path):
+  import shutil
+
+  copy = shutil.copytree(tiny_dir, tmp_path / 'copy')
+  for path in copy.rglob('*validation.tfrecord*'):
+    path.write_bytes(path.read_bytes()[:100])
+  config = default.get_config()
+  config.data.name = 'tiny:1.0.0'
+  config.data.data_dir = str(copy)
+  found = checks.Checks()
+  checks.check_data(found, config)
+  assert not rows(found)['data'].ok
+  assert 'validation' in rows(found)['data'].found
+
+
+def test_workdirs_that_do_not_go(tmp_path):
+  config = digits.get_config()
+  (tmp_path / 'file').write_text('')
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'metrics.jsonl').symlink_to('elsewhere')
+  for name, ok in (('new/run', True), ('run', False), ('file/run', False)):
+    found = checks.Checks()
+    checks.check_workdir(found, config, epath.Path(tmp_path / name), None, 1000)
+    assert rows(found)['workdir'].ok is ok, name
+  # Nothing was made.
+  assert not (tmp_path / 'new').exists()
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['file', 'run']
+
+
+def test_room_for_checkpoints(tmp_path):
+  config = digits.get_config()
+  for size, ok in ((1000, True), (1 << 60, False)):
+    found = checks.Checks()
+    checks.check_workdir(found, config, epath.Path(tmp_path), None, size)
+    assert rows(found)['room'].ok is ok
+
+
+def test_a_batch_that_cannot_be_shared():
+  config = digits.get_config()
+  config.batch_size = 30
+  found = checks.Checks()
+  checks.check_batch(found, config, 4)
+  assert found.rows == [
+    checks.Check(
+      'batch',
+      False,
+      'batch_size 30 is not divisible by the 4 devices: take 28 or 32',
+    )
+  ]
+
+
+def preflight(*arguments, status=0, devices=2):
+  done = zygote.start(
+    *arguments, module='alexnet_jax.preflight', devices=devices
+  )
+  assert done.wait() == status, done.said
+  return done
+
+
+def test_the_devices_present(tmp_path):
+  done = preflight(
+    '--config=tests/narrow.py',
+    '--topology=local',
+    f'--workdir={tmp_path / "run"}',
+    '--json',
+  )
+  result = json.loads(done.stdout)
+  assert result['num_devices'] == 2
+  assert [row['name'] for row in result['checks']] == [
+    'config', 'data', 'training', 'workdir', 'room', 'batch',
+    'training memory', 'evaluation memory',
+  ]  # fmt: skip
+  assert all(row['ok'] for row in result['checks'])
+  # All gradients, and a few sums.
+  assert result['collective_bytes'] == pytest.approx(4 * 62_458, rel=1e-3)
+  assert result['hbm_needed_bytes'] < result['hbm_bytes']
+  assert result['flops_per_image'] > 1e6
+  assert result['measured_images_per_second_per_device'] > 0
+  assert result['input']['images_per_second_of_this_host'] > 0
+  assert 'bound' in result['input']['verdict']
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_config_that_does_not_load_is_a_row(tmp_path):
+  for arguments, words in (
+    (('--config=nope.py',), 'no config file'),
+    (('--config=tests/narrow.py', '--config.sed=1'), 'did you mean'),
+    (('--config=tests/narrow.py', '--config.profile=9'), 'profile is'),
+  ):
+    done = preflight(*arguments, '--topology=local', '--json', status=2)
+    (row,) = json.loads(done.stdout)['checks']
+    assert (row['name'], row['ok']) == ('config', False)
+    assert words in row['found']
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    (('--config=tests/narrow.py',), 'no topology: give --topology'),
+    (('--topology=local',), 'no config'),
+    (('--config=tests/narrow.py', '--topology=v1:1'), 'unknown topology'),
+    (('--config=tests/narrow.py', '--tpoology=local'), 'tpoology'),
+  ],
+)
+def test_usage_errors_are_one_line(arguments, words):
+  done = preflight(*arguments, status=2)
+  assert words in done.stderr
+  assert len(done.stderr.splitlines()) == 1
