@@ -5,8 +5,10 @@ import fnmatch
 import json
 import math
 import os
+import re
 import runpy
 import sys
+from collections.abc import Collection
 from typing import Any, TypeAlias
 
 import ml_collections
@@ -22,6 +24,7 @@ Config: TypeAlias = ml_collections.ConfigDict
 _FREE_FIELDS = (
   'checkpoint.every_steps',
   'checkpoint.keep',
+  'compilation_cache',
   'data.cache_dir',
   'data.data_dir',
   'data.finish',
@@ -35,13 +38,15 @@ _FREE_FIELDS = (
   'guards.stall_steps',
   'guards.zero_learning_rate',
   'log_every_steps',
-  # These may grow; `_check_length` sees to that.
+  # These may grow; `check_workdir` sees to that.
   'num_epochs',
   'num_train_steps',
+  'profile',
 )
 
-_CHOICES = {
-  'model.name': tuple(ARCHITECTURES),
+_CHOICES: dict[str, Collection[Any]] = {
+  # Those that the config file has added, too.
+  'model.name': ARCHITECTURES.keys(),
   'model.dtype': ('float32', 'bfloat16'),
   'model.dropout_scaling': ('train', 'test'),
   'data.resize': ('short_side', 'warp'),
@@ -88,6 +93,9 @@ _AT_LEAST = {
   'guards.stall_margin': 0,
   'guards.stall_steps': 0,
 }
+
+# Fields that must be there besides those.
+_OTHERS = ('model.dropout_rate', 'data.mean', 'profile', 'compilation_cache')
 
 _PARAMETER_KINDS = ('kernel', 'bias')
 _RULE_KEYS = (
@@ -155,12 +163,13 @@ def _check_overrides(argv: list[str]) -> None:
 
 
 def _flag_value(argv: list[str], flag: str) -> str | None:
+  value = None  # The last counts, as for absl.
   for i, argument in enumerate(argv):
     if argument.startswith(flag + '='):
-      return argument.split('=', 1)[1]
-    if argument == flag and i + 1 < len(argv):
-      return argv[i + 1]
-  return None
+      value = argument.split('=', 1)[1]
+    elif argument == flag and i + 1 < len(argv):
+      value = argv[i + 1]
+  return value
 
 
 def _load(path: str) -> Config:
@@ -216,9 +225,7 @@ def validate(config: Config, mode: str = 'train') -> None:
   """
   fields = flatten(config)
   missing = [
-    name
-    for name in (*_CHOICES, *_AT_LEAST, 'model.dropout_rate', 'data.mean')
-    if name not in fields
+    name for name in (*_CHOICES, *_AT_LEAST, *_OTHERS) if name not in fields
   ]
   if missing:
     raise UserError(
@@ -235,6 +242,7 @@ def validate(config: Config, mode: str = 'train') -> None:
     _check_rules(config)
     _check_colors(config.data)
     _check_sizes(config)
+    profile_steps(config.profile)
     rate = config.data.max_error_rate
     if rate > 1:
       raise UserError(f'data.max_error_rate is {rate}: a share, 1 at most')
@@ -382,6 +390,23 @@ def _check_sizes(config: Config) -> None:
       f'data.crop_size {data.crop_size} is too small for the network '
       f'{config.model.name!r}: at least {architecture.min_input_size} pixels'
     )
+
+
+def profile_steps(text: str) -> range:
+  """The steps of `config.profile`: '100:110' are the ten after the 100th.
+
+  Raises:
+    UserError: it names no steps.
+  """
+  if not text:
+    return range(0)
+  match = re.fullmatch(r'(\d+):(\d+)', text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise UserError(
+      f"profile is {text!r}: 'FIRST:LAST' needed, such as '100:110' for the "
+      'ten steps after the 100th'
+    )
+  return range(int(match[1]), int(match[2]))
 
 
 def check_batch(batch_size: int, num_devices: int) -> None:

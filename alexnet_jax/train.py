@@ -17,6 +17,7 @@ from alexnet_jax import (
   guards,
   pretrained,
   processes,
+  profiles,
   signals,
   workdirs,
   writer,
@@ -55,6 +56,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   dataset = training_set(config, workdir)
   steps_per_epoch = check_data(config, dataset)
   config_lib.check_batch(config.batch_size, jax.device_count())
+  profile = profiles.Profile(config.profile, workdir)
   workdirs.check_files(workdir)
   config_lib.check_workdir(config, workdir, steps_per_epoch)
   total_steps = config_lib.num_train_steps(config, steps_per_epoch)
@@ -119,6 +121,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     chronometer = writer.Chronometer(step, total_steps, config.batch_size)
     scores: dict[str, Any] = {}
     stall_told = False
+    stack.callback(lambda: profile.end(step))
     # From here on there is something to save.
     stop = stack.enter_context(signals.StopSignals())
 
@@ -193,6 +196,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
         leave=False,
       )
       for batch in bar:
+        profile.before_step(step)
         if not chronometer.compiled:
           writer.say('compiling the training step ...')
           state = jax.block_until_ready(p_train_step(state, batch))
@@ -201,6 +205,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
         else:
           state = p_train_step(state, batch)
         step += 1
+        profile.after_step(step, state)
 
         if step % config.log_every_steps == 0 or step == total_steps:
           guards.check_finite(config, state, checkpoints.latest)

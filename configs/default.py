@@ -21,7 +21,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.log_every_steps = 50
 
   config.model = model = ml_collections.ConfigDict()
-  # paper, krizhevsky2012, owt, caffe, caffenet or torchvision.
+  # paper, krizhevsky2012, owt, caffe, caffenet or torchvision, or one that the
+  # config file has added to alexnet_jax.model.ARCHITECTURES.
   model.name = 'paper'
   model.num_classes = 1000
   # Of the computation: float32 or bfloat16. Parameters are float32.
@@ -143,6 +144,13 @@ def get_config() -> ml_collections.ConfigDict:
   # step (stop or off); an epoch has fewer steps than this.
   guards.zero_learning_rate = 'stop'
   guards.min_epoch_steps = 1
+
+  # 'FIRST:LAST': a trace of those steps, '100:110' of the ten after the 100th,
+  # for XProf, in the workdir. Empty: none.
+  config.profile = ''
+  # A folder, local or gs://, that keeps compiled steps for the next start.
+  # Empty: none.
+  config.compilation_cache = ''
 
   # A run's or a converted workdir from whose best parameters training starts,
   # with a new last layer where the classes are not as many. Empty: none.

@@ -1,0 +1,55 @@
+"""Traces of some training steps, by `jax.profiler` (`config.profile`)."""
+
+import pathlib
+import tempfile
+
+import jax
+from etils import epath
+
+from alexnet_jax import config as config_lib
+from alexnet_jax import writer
+from alexnet_jax.errors import StorageError
+
+
+class Profile:
+  """Traces the steps of a range, of which a run may do all, some or none."""
+
+  def __init__(self, text: str, workdir: epath.Path):
+    self._steps = config_lib.profile_steps(text)
+    self._folder = workdir / 'profile'
+    self._local: tempfile.TemporaryDirectory | None = None
+    self._first: int | None = None
+
+  def before_step(self, done: int) -> None:
+    """Called when so many steps are done, before the next is begun."""
+    if self._first is None and done in self._steps:
+      self._first = done
+      # A bucket is not what a profiler writes to.
+      self._local = tempfile.TemporaryDirectory()
+      jax.profiler.start_trace(self._local.name)
+
+  def after_step(self, done: int, state: object) -> None:
+    """Called when so many steps are begun, with what the last makes."""
+    if self._local and done == self._steps.stop:
+      jax.block_until_ready(state)
+      self.end(done)
+
+  def end(self, done: int) -> None:
+    """Writes what there is, and says how to look at it."""
+    if not self._local:
+      return
+    jax.profiler.stop_trace()
+    with self._local as local:
+      self._local = None
+      try:
+        for path in pathlib.Path(local).rglob('*'):
+          if path.is_file():
+            target = self._folder / path.relative_to(local).as_posix()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+      except OSError as error:
+        raise StorageError(f'cannot write {self._folder}: {error}') from error
+    writer.say(
+      f'profile of steps {self._first} to {done} in {self._folder}; to look at '
+      f'it: pip install xprof; xprof --logdir={self._folder}'
+    )
