@@ -32,7 +32,6 @@ from alexnet_jax.pretrained import read_preprocessing
 
 # 11 steps an epoch, and a drop of the rate at each evaluation but the first.
 ARGUMENTS = (
-  '--config=configs/digits.py',
   '--config.batch_size=128',
   '--config.log_every_steps=1',
   '--config.checkpoint.every_steps=4',
@@ -165,6 +164,7 @@ class Chaos:
     start: starts a command; `Command`, or one that starts sooner.
     start_up: about how many seconds it takes to the first step.
     steps: of each run.
+    config: of each run.
   """
 
   def __init__(
@@ -174,13 +174,15 @@ class Chaos:
     start: Callable[..., Any] = Command,
     start_up: float = 12,
     steps: int = 25,
+    config: str = 'configs/digits.py',
   ):
     self.folder = folder
     self.rng = random.Random(seed)
     self.start = start
     self.start_up = start_up
     self.steps = steps
-    self.arguments = (*ARGUMENTS, f'--config.num_train_steps={steps}')
+    length = f'--config.num_train_steps={steps}'
+    self.arguments = (f'--config={config}', *ARGUMENTS, length)
 
   def whole(self, name: str, *more: str) -> pathlib.Path:
     """A run that nothing befalls."""
@@ -363,7 +365,7 @@ class Chaos:
     before = contents(workdir / 'checkpoints')
     longer = f'--config.num_train_steps={self.steps + 20}'
     run = self.start(
-      *self.arguments, f'--workdir={workdir}', longer, file_limit=1_000_000
+      *self.arguments, f'--workdir={workdir}', longer, file_limit=60_000
     )
     row.times += 1
     assert run.wait() == 3, run.said

@@ -6,8 +6,11 @@ import os
 # Before JAX and TensorFlow start.
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+# Whatever else is there, and installed to compile for.
+os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax
+import narrow  # noqa: F401 # Its network is known by name from here on.
 import numpy as np
 import pytest
 import sklearn.datasets

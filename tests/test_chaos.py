@@ -12,7 +12,14 @@ import zygote
 def suite(tmp_path_factory):
   folder = pathlib.Path(tmp_path_factory.mktemp('chaos'))
   # Of all kills those within the imports are left to the long form.
-  return chaos.Chaos(folder, seed=3, start=zygote.start, start_up=4, steps=14)
+  return chaos.Chaos(
+    folder,
+    seed=3,
+    start=zygote.start,
+    start_up=4,
+    steps=14,
+    config='tests/narrow.py',
+  )
 
 
 @pytest.fixture(scope='module')

@@ -17,7 +17,7 @@ from alexnet_jax.errors import UserError
 from alexnet_jax.learning import optimizer, steps
 from configs import digits
 
-CONFIG = 'configs/digits.py'
+CONFIG = 'tests/narrow.py'
 
 
 def run(*arguments, devices=2, status=0):
@@ -338,7 +338,7 @@ def test_a_refused_run_changes_nothing(whole, tiny_dir):
   before = contents(workdir)
   for change, message in (
     ('--config.optimizer.momentum=0.5', 'optimizer.momentum 0.9 -> 0.5'),
-    ('--config.model.name=paper', "model.name 'caffe' -> 'paper'"),
+    ('--config.model.name=paper', "model.name 'narrow' -> 'paper'"),
   ):
     done = run(*tiny(tiny_dir, workdir), change, status=2)
     assert message in done.stderr
@@ -346,7 +346,7 @@ def test_a_refused_run_changes_nothing(whole, tiny_dir):
     *tiny(tiny_dir, workdir), '--mode=eval', '--config.model.name=paper',
     status=2,
   )  # fmt: skip
-  assert "model.name 'caffe' -> 'paper'" in done.stderr
+  assert "model.name 'narrow' -> 'paper'" in done.stderr
   done = run(
     *tiny(tiny_dir, workdir), '--mode=eval', '--config.eval.step=5', status=2
   )

@@ -153,7 +153,11 @@ def start(
     module: the command.
     file_limit: bytes that no file may outgrow, as by `ulimit -f`.
   """
-  flags = f'--xla_force_host_platform_device_count={devices}'
+  flags = (
+    f'--xla_force_host_platform_device_count={devices}'
+    # Compiling is most of what is left of a short run.
+    ' --xla_backend_optimization_level=0'
+  )
   return _zygote().start(
     *arguments, module=module, env={'XLA_FLAGS': flags}, file_limit=file_limit
   )
@@ -197,8 +201,9 @@ def main(address: str) -> None:
   del sys.modules['alexnet_jax.main']  # It is run anew, with its flags.
   from absl import flags
 
-  for name in ('config', 'workdir', 'mode', 'distributed'):
-    delattr(flags.FLAGS, name)
+  of_main = flags.FLAGS.flags_by_module_dict()['alexnet_jax.main']
+  for flag in list(of_main):
+    delattr(flags.FLAGS, flag.name)
   server = socket.socket(socket.AF_UNIX)
   server.bind(address + '.new')
   server.listen()
