@@ -12,8 +12,10 @@ from typing import IO, Any, NoReturn
 
 from absl import logging
 
+from alexnet_jax import processes
 from alexnet_jax.errors import (
   Interrupted,
+  PeerLost,
   StorageError,
   TrainingStopped,
   UserError,
@@ -54,7 +56,7 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
   """`main`, with every foreseen failure as one line and an exit status.
 
   0 done; 2 a usage or configuration error; 3 stopped by a training guard or by
-  storage; 143 or 130 stopped by SIGTERM or SIGINT.
+  storage; 4 another process was lost; 143 or 130 stopped by SIGTERM or SIGINT.
   """
   # Deprecations inside the libraries, and Orbax's account of each save. What
   # fails in its threads reaches the main one too, and is told there.
@@ -62,10 +64,17 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   threading.excepthook = lambda _: None
   sys.unraisablehook = lambda _: None
+  _quiet_libtpu()
   try:
     main(*arguments)
-  except (UserError, TrainingStopped, StorageError, Interrupted) as error:
+  except Interrupted as error:
+    # So have all processes of the run: they leave together.
     print(f'alexnet_jax: {one_line(error)}', file=sys.stderr, flush=True)
+    sys.exit(error.status)
+  except (UserError, TrainingStopped, StorageError, PeerLost) as error:
+    print(f'alexnet_jax: {one_line(error)}', file=sys.stderr, flush=True)
+    if processes.several():
+      processes.leave(error.status)
     if isinstance(error, StorageError):
       # Threads of Orbax may still be failing, each with a traceback.
       sys.stdout.flush()
@@ -77,6 +86,13 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
   except BrokenPipeError:  # `... | head`: nobody reads any more.
     sys.stderr.close()
     sys.exit(141)
+
+
+def _quiet_libtpu() -> None:
+  """Where there is no TPU (JAX has looked), libtpu need not ask which it is."""
+  if os.environ.get('TPU_SKIP_MDS_QUERY'):
+    os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
+    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
 
 
 def write_aside(path: str, write: Callable[[IO[bytes]], Any]) -> None:

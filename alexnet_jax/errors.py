@@ -21,6 +21,12 @@ class Interrupted(Exception):
     self.status = 128 + signal_number
 
 
+class PeerLost(Exception):
+  """Another process of the same run has ended, or cannot be reached."""
+
+  status = 4
+
+
 class StorageError(Exception):
   """The workdir cannot be read or written."""
 

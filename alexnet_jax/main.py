@@ -1,7 +1,8 @@
 """Trains or evaluates: `python -m alexnet_jax.main --config=configs/NAME.py`.
 
 Exit status: 0 done; 2 a usage or configuration error; 3 stopped by a training
-guard or by storage; 143 or 130 stopped by SIGTERM or SIGINT, saved.
+guard or by storage; 4 (134 where JAX notices first) another process of the run
+was lost; 143 or 130 stopped by SIGTERM or SIGINT, saved.
 """
 
 import pathlib
@@ -11,7 +12,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet_jax import command
+from alexnet_jax import command, processes
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 
@@ -26,6 +27,17 @@ _MODE = flags.DEFINE_enum(
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'One of several processes (jax.distributed).'
+)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+  'coordinator_address',
+  None,
+  'HOST:PORT of process 0, with --distributed; found on TPU pods, GKE, SLURM.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many there are; with --coordinator_address.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which one this is, from 0; with --coordinator_address.'
 )
 
 
@@ -42,25 +54,28 @@ def main(argv: list[str]) -> None:
     raise UserError(f'{workdir} is a file (--workdir)')
   config = _CONFIG.value
   config_lib.validate(config, _MODE.value)
+  place = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
   if _DISTRIBUTED.value:
-    try:
-      jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-      reason = ' '.join(str(error).split())
-      raise UserError(
-        f'--distributed: {reason} It is for one of several processes on a TPU '
-        'pod, GKE or SLURM; leave it out on one machine'
-      ) from error
+    processes.join(*place)
+  elif place != (None, None, None):
+    raise UserError(
+      '--coordinator_address, --num_processes and --process_id are of one of '
+      'several processes: add --distributed'
+    )
   # Imported late: they bring TensorFlow and Orbax, which take seconds, and a
   # mistyped command should not wait for them.
-  if _MODE.value == 'train':
-    from alexnet_jax.train import train
+  if config.compilation_cache:
+    cache = config_lib.absolute(config.compilation_cache)
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+  with processes.noticing_losses():
+    if _MODE.value == 'train':
+      from alexnet_jax.train import train
 
-    train(config, workdir)
-  else:
-    from alexnet_jax.evaluate import evaluate
+      train(config, workdir)
+    else:
+      from alexnet_jax.evaluate import evaluate
 
-    evaluate(config, workdir)
+      evaluate(config, workdir)
 
 
 def run() -> None:

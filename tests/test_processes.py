@@ -1,0 +1,190 @@
+"""Several processes of one run, on one machine, against one process.
+
+(tests/chaos.py: signals to one of two; tests/test_launch.py: under SLURM.)
+"""
+
+import os
+import signal
+import socket
+import time
+
+import jax
+import pytest
+import zygote
+from test_main import metrics, results
+
+from alexnet_jax import processes
+from alexnet_jax.errors import PeerLost, UserError
+
+STEPS = 6
+DIGITS = (
+  '--config=tests/narrow.py',
+  '--config.batch_size=16',
+  '--config.log_every_steps=1',
+  '--config.checkpoint.every_steps=2',
+)
+
+
+def start(number, *arguments, devices=1):
+  """A run of so many processes, with so many devices in each."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  return [
+    zygote.start(
+      *arguments,
+      '--distributed',
+      f'--coordinator_address=localhost:{port}',
+      f'--num_processes={number}',
+      f'--process_id={i}',
+      devices=devices,
+    )
+    for i in range(number)
+  ]
+
+
+def run(number, *arguments, devices=1):
+  """The same, to its end; what the first process said."""
+  if number == 1:
+    runs = [zygote.start(*arguments, devices=devices)]
+  else:
+    runs = start(number, *arguments, devices=devices)
+  for each in runs:
+    assert each.wait() == 0, each.said
+  # One of them speaks.
+  assert not any('epoch' in each.stdout for each in runs[1:])
+  return runs[0].said
+
+
+def assert_same_curve(workdir, expected, split='train'):
+  def curve(workdir):
+    return {
+      (line['step'], name): line[name]
+      for line in metrics(workdir)
+      if line['split'] == split
+      for name in ('loss', 'top1_error')
+    }
+
+  assert curve(workdir) == pytest.approx(curve(expected), rel=1e-4, abs=1e-6)
+
+
+@pytest.fixture(scope='module')
+def one_process(tmp_path_factory):
+  """What one process with four devices makes of the digits."""
+  workdir = tmp_path_factory.mktemp('one') / 'run'
+  length = f'--config.num_train_steps={STEPS}'
+  run(1, *DIGITS, length, f'--workdir={workdir}', devices=4)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def together(tmp_path_factory):
+  """The same of two processes, and from its third step on of four."""
+  workdir = tmp_path_factory.mktemp('together') / 'run'
+  arguments = (*DIGITS, f'--workdir={workdir}')
+  run(2, *arguments, '--config.num_train_steps=3', devices=2)
+  # They saved one checkpoint together, from which four go on.
+  said = run(4, *arguments, f'--config.num_train_steps={STEPS}')
+  assert 'going on from the checkpoint of step 3' in said
+  return workdir
+
+
+def test_two_then_four_processes_train_and_score_as_one(one_process, together):
+  assert_same_curve(together, one_process)
+  scored = results(together)
+  assert scored['num_examples'] == 355
+  for name in ('loss', 'top1_error', 'top5_error'):
+    assert scored[name] == pytest.approx(results(one_process)[name], rel=1e-4)
+
+
+def test_three_processes_score_every_image_once(together):
+  """Another number again, and a batch that it does not divide."""
+  scored = results(together)
+  run(
+    3,
+    *DIGITS,
+    f'--workdir={together}',
+    '--mode=eval',
+    '--config.eval.batch_size=50',
+    '--config.eval.step=latest',
+  )
+  again = results(together)
+  assert again['num_examples'] == 355
+  assert again['loss'] == pytest.approx(scored['loss'], rel=1e-4)
+
+
+def test_without_dropout_the_number_of_devices_does_not_matter(tmp_path):
+  data = ()
+  pictures = os.environ.get('TFDS_DATA_DIR', '')
+  if os.path.isdir(os.path.join(pictures, 'imagenet2012')):
+    data = (
+      '--config.data.name=imagenet2012:5.1.0',
+      f'--config.data.data_dir={pictures}',
+      '--config.data.val_split=validation[:30]',
+      '--config.data.resize_size=256',
+      '--config.data.flip=True',
+      '--config.data.lighting=sqrt_eigenvalue',
+      '--config.model.num_classes=1000',
+    )
+  more = ('--config.model.dropout_rate=0.0', '--config.num_train_steps=3')
+  for number in (1, 2):
+    workdir = f'--workdir={tmp_path / str(number)}'
+    run(number, *DIGITS, *data, *more, workdir)
+  assert_same_curve(tmp_path / '2', tmp_path / '1')
+
+
+def test_one_that_dies_takes_the_other_down(one_process, tmp_path):
+  arguments = (*DIGITS, f'--workdir={tmp_path / "run"}')
+  arguments += (f'--config.num_train_steps={STEPS}',)
+  # The second one dies; then, in the run that goes on, the first.
+  for victim, step in ((1, 3), (0, 5)):
+    runs = start(2, *arguments, devices=2)
+    runs[0].wait_for(f'step      {step}/{STEPS}')
+    runs[victim].send_signal(signal.SIGKILL)
+    died = time.monotonic()
+    other = runs[1 - victim]
+    # Or JAX itself noticed first, and said so.
+    assert other.wait(60) in (4, -signal.SIGABRT), other.said
+    assert time.monotonic() < died + 60
+    assert 'another process' in other.said or 'another task' in other.said
+    assert runs[victim].wait() == -signal.SIGKILL
+  said = run(2, *arguments, devices=2)
+  assert 'going on from the checkpoint of step' in said
+  for split in ('train', 'validation'):
+    assert_same_curve(tmp_path / 'run', one_process, split)
+
+
+def test_all_of_them_say_what_is_wrong(together):
+  """None waits for one that has left already."""
+  (together / 'config.json').write_text('{}')
+  arguments = (*DIGITS, f'--workdir={together}')
+  for each in (runs := start(2, *arguments, devices=2)):
+    assert each.wait(60) == 2, each.said
+    assert 'holds a run with another config' in each.said
+  del runs
+
+
+@pytest.mark.parametrize(
+  ('place', 'words'),
+  [
+    (('localhost:80', None, None), 'all three, or none'),
+    (('localhost', 2, 0), 'HOST:PORT'),
+    (('localhost:80', 2, 2), 'from 0 to 1'),
+  ],
+)
+def test_a_place_that_does_not_go(place, words):
+  with pytest.raises(UserError, match=words):
+    processes.join(*place)
+
+
+def test_a_lost_process_is_told_apart(monkeypatch):
+  lost = jax.errors.JaxRuntimeError('INTERNAL: Gloo all-reduce failed')
+  with pytest.raises(jax.errors.JaxRuntimeError), processes.noticing_losses():
+    raise lost  # There are no others.
+  monkeypatch.setattr(processes, 'several', lambda: True)
+  words = 'Start all of them'
+  with pytest.raises(PeerLost, match=words), processes.noticing_losses():
+    raise lost
+  full = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
+  with pytest.raises(jax.errors.JaxRuntimeError), processes.noticing_losses():
+    raise full
