@@ -6,7 +6,10 @@ BIN := $(VENV)/bin
 EXTRAS ?=
 comma := ,
 
-.PHONY: train test chaos parity test-onnx lint format bench venv clean
+# Installed again when what is to be installed has changed.
+PINS := setup.cfg requirements.txt requirements-pinned.txt
+
+.PHONY: train test chaos parity test-tpu test-gpu-compile test-onnx lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -25,6 +28,24 @@ chaos: $(VENV)/.test
 # Each network against PyTorch's arithmetic, as docs/networks.md has it.
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity.py
+
+# Preflight for slices of TPUs that are not here: installs libtpu, takes about
+# five minutes on two cores. The table is for README.md.
+test-tpu: $(VENV)/.test $(VENV)/.tpu
+	$(BIN)/python -m pytest -q -s tests/tpu_compile.py
+
+$(VENV)/.tpu: $(VENV)/.base
+	$(BIN)/pip install -q -c requirements-pinned.txt -e '.[tpu]'
+	touch $@
+
+# The same for GPUs, in an environment of its own: its packages are 5 GB.
+test-gpu-compile: .venv-gpu
+	.venv-gpu/bin/python -m pytest -q -s --noconftest tests/gpu_compile.py
+
+.venv-gpu: $(PINS)
+	test -x $@/bin/python || $(PYTHON) -m venv $@
+	$@/bin/pip install -q -c requirements-pinned.txt -e '.[cuda]' pytest
+	touch $@
 
 # ONNX, in an environment of its own: its packages clash with ours.
 test-onnx: .venv-onnx $(VENV)/.base
@@ -52,9 +73,6 @@ bench: $(VENV)/.base
 venv: $(VENV)/.base
 	$(if $(EXTRAS),$(BIN)/pip install -q -c requirements-pinned.txt -e '.[$(EXTRAS)]')
 
-# Installed again when what is to be installed has changed.
-PINS := setup.cfg requirements.txt requirements-pinned.txt
-
 $(VENV)/.base: $(PINS)
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -66,4 +84,4 @@ $(VENV)/.test: $(VENV)/.base
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-onnx build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-onnx .venv-gpu build *.egg-info .pytest_cache .mypy_cache .ruff_cache

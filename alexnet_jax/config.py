@@ -2,6 +2,7 @@
 
 import difflib
 import fnmatch
+import importlib.util
 import json
 import math
 import os
@@ -108,8 +109,21 @@ _RULE_KEYS = (
 
 
 def absolute(directory: str) -> epath.Path:
-  """A folder, local or `gs://`, with its whole path, as Orbax wants it."""
+  """A folder, local or `gs://`, with its whole path, as Orbax wants it.
+
+  Raises:
+    UserError: a bucket, and what Orbax reads buckets by is not installed.
+  """
   if '://' in directory:
+    try:
+      found = importlib.util.find_spec('google.cloud.storage')
+    except ModuleNotFoundError:
+      found = None
+    if directory.startswith('gs://') and not found:
+      raise UserError(
+        f'{directory} needs google-cloud-storage: make venv EXTRAS=tpu (or '
+        'cuda), or pip install google-cloud-storage'
+      )
     return epath.Path(directory)
   return epath.Path(os.path.abspath(os.path.expanduser(directory)))
 

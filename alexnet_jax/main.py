@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from alexnet_jax import command, processes
 from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError
+from alexnet_jax.errors import StorageError, UserError
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, such as configs/imagenet.py.'
@@ -50,7 +50,13 @@ def main(argv: list[str]) -> None:
   workdir = config_lib.absolute(
     _WORKDIR.value or f'runs/{pathlib.Path(path).stem}'
   )
-  if workdir.exists() and not workdir.is_dir():
+  try:
+    is_file = workdir.exists() and not workdir.is_dir()
+  except Exception as error:  # Of whatever library talks to a bucket.
+    raise StorageError(
+      f'cannot reach {workdir} (--workdir): {error}'
+    ) from error
+  if is_file:
     raise UserError(f'{workdir} is a file (--workdir)')
   config = _CONFIG.value
   config_lib.validate(config, _MODE.value)

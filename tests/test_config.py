@@ -4,6 +4,7 @@ import pathlib
 import types
 
 import jax.numpy as jnp
+import narrow
 import pytest
 from etils import epath
 
@@ -35,6 +36,9 @@ def test_every_config_goes(name):
     ('data.std', (1.0, 0.0, 1.0)),
     ('data.crop_size', 257),
     ('optimizer.learning_rate', -0.1),
+    ('profile', '5'),
+    ('profile', '9:3'),
+    ('profile', 'a:b'),
     ('optimizer.learning_rate', float('nan')),
     ('optimizer.momentum', 1.0),
     ('optimizer.drop_factor', 10.0),
@@ -222,3 +226,20 @@ def test_a_drop_of_the_rate_is_announced(capsys):
   assert capsys.readouterr().out.count('plateau:') == 2
   assert 'no better than 40.00% for 2 evaluations' in said
   assert '0.01 -> 0.001 (drop 1 of at most 3)' in said
+
+
+def test_a_bucket_needs_its_package(monkeypatch):
+  monkeypatch.setattr(config_lib.importlib.util, 'find_spec', lambda _: None)
+  with pytest.raises(UserError, match='pip install google-cloud-storage'):
+    config_lib.absolute('gs://bucket/run')
+
+
+def test_the_steps_of_a_profile():
+  assert list(config_lib.profile_steps('100:103')) == [100, 101, 102]
+  assert not config_lib.profile_steps('')
+
+
+def test_a_config_may_bring_a_network_of_its_own():
+  config = narrow.get_config()
+  config_lib.validate(config)
+  assert config.model.name == 'narrow'

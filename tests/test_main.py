@@ -354,6 +354,28 @@ def test_a_refused_run_changes_nothing(whole, tiny_dir):
   assert contents(workdir) == before
 
 
+def test_a_profile_and_a_cache_of_compiled_steps(tiny_dir, tmp_path):
+  more = (
+    '--config.num_train_steps=3',
+    '--config.profile=1:2',
+    f'--config.compilation_cache={tmp_path / "cache"}',
+  )
+  done = run(*tiny(tiny_dir, tmp_path / 'a', *more))
+  folder = tmp_path / 'a' / 'profile'
+  assert f'profile of steps 1 to 2 in {folder}' in done.stdout
+  assert f'xprof --logdir={folder}' in done.stdout
+  assert list(folder.rglob('*.xplane.pb'))
+  compiled = {path.name for path in (tmp_path / 'cache').glob('*-cache')}
+  assert compiled
+  # The second start compiles none of it again; and a run within the range
+  # traces what is left of it.
+  done = run(*tiny(tiny_dir, tmp_path / 'b', *more, '--config.profile=2:9'))
+  assert 'profile of steps 2 to 3' in done.stdout
+  assert {p.name for p in (tmp_path / 'cache').glob('*-cache')} == compiled
+  # Not a field that decides what a run is.
+  run(*tiny(tiny_dir, tmp_path / 'b', *more, '--config.profile='))
+
+
 def test_statistics_of_other_pictures_are_refused(whole, tiny_dir, tmp_path):
   workdir = tmp_path / 'stale'
   workdir.mkdir()

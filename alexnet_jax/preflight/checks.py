@@ -13,7 +13,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax import guards, pretrained, start, workdirs
 from alexnet_jax.data import input_pipeline, preprocess
 from alexnet_jax.data.dataset import Dataset, open_dataset
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.errors import UserError
 from alexnet_jax.preflight.compilation import like_preprocessing
 
 
@@ -53,8 +53,10 @@ class Checks:
     found: list[str] = []
     try:
       yield found
-    except (UserError, StorageError) as error:
+    except UserError as error:
       self.add(name, False, str(error))
+    except Exception as error:  # Whatever a library says of files and buckets.
+      self.add(name, False, f'{type(error).__name__}: {error}')
     else:
       self.add(name, True, '; '.join(found))
 

@@ -1,0 +1,140 @@
+"""Preflight for slices of TPUs that are not here (`make test-tpu`).
+
+What it prints last is README.md's table.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from alexnet_jax.preflight import topologies
+
+# Devices, hosts, and published HBM of a chip in GB.
+SLICES = {
+  'v5e:2x2': (4, 1, 16),
+  'v4:2x2x1': (4, 1, 32),
+  'v6e:2x2': (4, 1, 32),
+  'v5e:4x4': (16, 4, 16),
+}
+LAYERS = {
+  'conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8', 'lrn1',
+  'lrn2', 'pool1', 'pool2', 'pool5', 'optimizer',
+}  # fmt: skip
+PARAMETERS = 60_965_224
+TABLE = []
+
+
+def preflight(*arguments, status=0):
+  done = subprocess.run(
+    [sys.executable, '-m', 'alexnet_jax.preflight', '--json', *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == status, done.stdout + done.stderr
+  return done
+
+
+def data():
+  """Real pictures where there are some; else the data's checks must fail."""
+  folder = os.environ.get('TFDS_DATA_DIR', '')
+  return folder if os.path.isdir(f'{folder}/imagenet2012') else None
+
+
+@pytest.mark.parametrize('name', SLICES)
+def test_the_papers_network(name, tmp_path):
+  num_devices, num_hosts, gigabytes = SLICES[name]
+  more = [f'--config.data.data_dir={data()}'] if data() else ['--compile_only']
+  done = preflight(
+    '--config=configs/imagenet.py',
+    f'--topology={name}',
+    f'--workdir={tmp_path / "run"}',
+    *more,
+  )
+  result = json.loads(done.stdout)
+  assert all(row['ok'] for row in result['checks'])
+  assert result['num_devices'] == num_devices
+  assert result['num_hosts'] == num_hosts
+  # Some of it is the runtime's.
+  assert 0.9 < result['hbm_bytes'] / (gigabytes * 1e9) < 1.08
+  # State and gradients at least; it fits.
+  assert 4 * 3 * PARAMETERS < result['hbm_needed_bytes'] < result['hbm_bytes']
+  # 3 x 2 x 0.67 G multiplications, less conv1's gradient of the picture.
+  assert 3.7e9 < result['flops_per_image'] < 4e9
+  # Each gradient once, and a few sums.
+  assert result['collective_bytes'] == pytest.approx(4 * PARAMETERS, abs=100)
+  assert set(result['layers']) >= LAYERS
+  shares = [part['share'] for part in result['layers'].values()]
+  assert sum(shares) == pytest.approx(1)
+  cycles = sum(part['cycles'] for part in result['layers'].values())
+  assert cycles == result['estimated_cycles'] > 1e6
+  assert result['layers']['lrn1']['cycles'] > result['layers']['fc8']['cycles']
+  estimate = result['estimate']
+  assert 0.9e9 < estimate['clock_hz'] < 2e9
+  each = estimate['images_per_second_per_chip']
+  batch_size = result['batch_size']
+  assert each * num_devices * estimate['step_seconds'] == pytest.approx(
+    batch_size
+  )
+  if data():
+    assert 'bound' in result['input']['verdict']
+  TABLE.append(
+    f'| {name} | {batch_size}, {result["dtype"]} | '
+    f'{result["hbm_needed_bytes"] / 2**30:.2f} of '
+    f'{result["hbm_bytes"] / 2**30:.2f} GiB | {each:,.0f} | '
+    f'{result["collective_bytes"] / 1e6:.1f} MB |'
+  )
+
+
+def test_bfloat16_is_estimated_to_be_faster():
+  cycles = {}
+  for dtype in ('float32', 'bfloat16'):
+    done = preflight(
+      '--config=tests/narrow.py',
+      '--topology=v5p:2x2x1',
+      '--compile_only',
+      '--config.batch_size=4096',
+      f'--config.model.dtype={dtype}',
+    )
+    cycles[dtype] = json.loads(done.stdout)['estimated_cycles']
+  assert 0 < cycles['bfloat16'] < cycles['float32']
+
+
+def test_a_batch_that_does_not_fit():
+  arguments = (
+    '--config=tests/narrow.py',
+    '--topology=v5e:1x1',
+    '--compile_only',
+    '--config.eval.batch_size=8',
+  )
+  done = preflight(*arguments, '--config.batch_size=200000', status=2)
+  result = json.loads(done.stdout)
+  (row,) = [row for row in result['checks'] if not row['ok']]
+  assert row['name'] == 'training memory'
+  assert 'GiB too much' in row['found']
+  fits = result['largest_batch_size']
+  assert f'{fits} fits' in row['found']
+  assert 1000 < fits < 200000
+  done = preflight(*arguments, f'--config.batch_size={fits}')
+  assert json.loads(done.stdout)['hbm_needed_bytes'] <= result['hbm_bytes']
+
+
+def test_hosts():
+  arguments = ('--config=tests/narrow.py', '--compile_only')
+  done = preflight(*arguments, '--topology=v5e:4x4', '--hosts=3', status=2)
+  assert 'v5e:4x4 has 4 host(s) of 4 devices' in done.stderr
+  # Eight chips are one host's, or two of GKE's.
+  assert topologies.find('v6e:2x4').num_hosts == 1
+  assert topologies.find('v6e:2x4', 2).num_hosts == 2
+  assert len(topologies.find('v5p:4x4x4').devices) == 64
+
+
+@pytest.fixture(scope='module', autouse=True)
+def table():
+  yield
+  print('\n| topology | batch | HBM of a chip | images/s a chip, ESTIMATED |'
+        ' all-reduced a step |\n|---|---|---|---|---|')  # fmt: skip
+  print('\n'.join(TABLE))
