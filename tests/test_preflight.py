@@ -1,5 +1,6 @@
 """Preflight without what compiles for others (tests/tpu_compile.py has it)."""
 
+import dataclasses
 import json
 import types
 
@@ -11,7 +12,13 @@ from tensorflow.compiler.xla.service import hlo_pb2
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import ARCHITECTURES
-from alexnet_jax.preflight import checks, compilation, executables, topologies
+from alexnet_jax.preflight import (
+  checks,
+  compilation,
+  executables,
+  report,
+  topologies,
+)
 from configs import default, digits
 
 GIB = 2**30
@@ -76,7 +83,7 @@ def device_topology(memory_bytes, num_devices=4):
   )
 
 
-@pytest.mark.parametrize('fixed', [0, 3 * GIB, 14 * GIB])
+@pytest.mark.parametrize('fixed', [0, 3 * GIB, 14 * GIB, 20 * GIB])
 @pytest.mark.parametrize('each', [1 << 20, 37 << 20])
 @pytest.mark.parametrize('bent', [1.0, 0.7])
 def test_the_largest_batch_that_fits(fixed, each, bent):
@@ -86,6 +93,7 @@ def test_the_largest_batch_that_fits(fixed, each, bent):
   def compile_at(batch_size):
     tried.append(batch_size)
     needed = int(fixed + each * (batch_size // 4) ** bent)
+    needed = round(needed / GIB, 2) * GIB  # As libtpu tells it.
     memory = executables.Memory(0, 0, 0, 0, needed)
     return compilation.Step(batch_size, 1.0, memory, needed)
 
@@ -98,6 +106,7 @@ def test_the_largest_batch_that_fits(fixed, each, bent):
   assert low < high
   assert not low or compile_at(low).fits(topology)
   assert not compile_at(high).fits(topology)
+  assert fixed < 16 * GIB or not low
   assert high - low <= max(4, low / 8)
   assert len(tried) <= 14  # Each is a minute; four are of this test.
 
@@ -292,7 +301,7 @@ def test_the_devices_present(tmp_path):
   assert result['num_devices'] == 2
   assert [row['name'] for row in result['checks']] == [
     'config', 'data', 'training', 'workdir', 'room', 'batch',
-    'training memory', 'evaluation memory',
+    'training memory', 'evaluation memory', 'input',
   ]  # fmt: skip
   assert all(row['ok'] for row in result['checks'])
   # All gradients, and a few sums.
@@ -301,7 +310,9 @@ def test_the_devices_present(tmp_path):
   assert result['flops_per_image'] > 1e6
   assert result['measured_images_per_second_per_device'] > 0
   assert result['input']['images_per_second_of_this_host'] > 0
-  assert 'bound' in result['input']['verdict']
+  assert result['input']['images_per_second_wanted'] == pytest.approx(
+    2 * result['measured_images_per_second_per_device']
+  )
   assert not (tmp_path / 'run').exists()
 
 
@@ -315,6 +326,32 @@ def test_a_config_that_does_not_load_is_a_row(tmp_path):
     (row,) = json.loads(done.stdout)['checks']
     assert (row['name'], row['ok']) == ('config', False)
     assert words in row['found']
+
+
+@pytest.mark.parametrize(
+  ('rate', 'num_hosts', 'resized', 'verdict'),
+  [
+    (1000.0, 1, None, 'compute-bound'),
+    (250.0, 4, None, 'compute-bound'),
+    (
+      240.0,
+      4,
+      None,
+      'input-bound: needs 5 hosts like this one or the 256 set (docs/input.md)',
+    ),
+    (100.0, 1, {'source': 'a'}, 'input-bound: needs 10 hosts like this one'),
+  ],
+)
+def test_whether_the_input_keeps_up(rate, num_hosts, resized, verdict):
+  """Four chips that want 250 images/s each."""
+  topology = dataclasses.replace(device_topology(None), num_hosts=num_hosts)
+  result = {'estimate': {'images_per_second_per_chip': 250.0}}
+  dataset = types.SimpleNamespace(resized=resized)
+  given = report.verdict(rate, result, topology, dataset)
+  assert given['verdict'] == verdict
+  assert given['images_per_second_wanted'] == 1000
+  # Of GPUs that are not here no speed is known, and nothing is said.
+  assert 'verdict' not in report.verdict(rate, {}, topology, dataset)
 
 
 @pytest.mark.parametrize(

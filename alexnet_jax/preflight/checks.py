@@ -60,6 +60,14 @@ class Checks:
     else:
       self.add(name, True, '; '.join(found))
 
+  @contextlib.contextmanager
+  def failing(self, name: str) -> Iterator[None]:
+    """A row only if the block complains."""
+    with self.row(name):
+      yield
+    if self.rows[-1].ok:
+      del self.rows[-1]
+
 
 def check_config(checks: Checks, config: config_lib.Config) -> None:
   """Are its values those that training takes?"""
@@ -89,10 +97,11 @@ def check_data(checks: Checks, config: config_lib.Config) -> Dataset | None:
     p = like_preprocessing(config)
     for split in (data.train_split, data.val_split):
       number = dataset.num_examples(split)
-      # The first batch, of few: files are there, and pictures decode.
-      next(input_pipeline.eval_batches(
-        dataset, split, p, batch_size=min(8, number),
-      ))  # fmt: skip
+      if data.on_error == 'stop':
+        # The first batch, of few: files are there, and pictures decode.
+        next(input_pipeline.eval_batches(
+          dataset, split, p, batch_size=min(8, number),
+        ))  # fmt: skip
       found.append(f'{number} pictures in {split!r}')
     found.insert(0, f'{dataset.full_name} in {dataset.data_dir}')
   if not checks.rows[-1].ok:

@@ -282,7 +282,9 @@ def largest_that_fits(
     else:
       # None fits yet: part of what they need does not depend on the batch.
       slope = (above_bytes - high_bytes) / (above - high)
-      guess = max(high - int((high_bytes - room) / slope) - 1, high // 8)
+      # Compilers round: it may seem not to depend on it at all.
+      fewer = int((high_bytes - room) / slope) + 1 if slope > 0 else high
+      guess = max(high - fewer, high // 8)
     guess = min(max(guess, low + 1), high - 1)
     step = compile_at(guess * n)
     if step.fits(topology):

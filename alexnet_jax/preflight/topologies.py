@@ -65,7 +65,8 @@ class _Tpu:
 
   Attributes:
     clock_hz: published bfloat16 FLOP/s by 2 FLOP in each cell of the matrix
-      units: 4 of 128 x 128 a core (v6e: of 256 x 256), 2 cores (v4, v5p).
+      units: 4 of 128 x 128 a core, 2 cores (v4, v5p). Of v6e not enough is
+      published; 1.75 GHz, v5p's, is assumed.
     link_bandwidth: bytes a second out of a chip: half of the published
       bidirectional bandwidth.
     slices: what can be rented, those with sides of other than multiples of
@@ -89,7 +90,7 @@ _TPUS = {
   'v4': _Tpu(275e12 / 2**18, 300e9, _SLICES_3D, 4096, _MEGACORE),
   'v5e': _Tpu(197e12 / 2**17, 200e9, _SLICES_2D, 256),
   'v5p': _Tpu(459e12 / 2**18, 600e9, _SLICES_3D, 6144, _MEGACORE),
-  'v6e': _Tpu(918e12 / 2**19, 400e9, _SLICES_2D, 256),
+  'v6e': _Tpu(459e12 / 2**18, 400e9, _SLICES_2D, 256),
 }
 # By what JAX calls them.
 _KINDS = {
@@ -196,7 +197,11 @@ def _unknown(name: str) -> UserError:
 
 
 def _local() -> Topology:
-  devices = jax.devices()
+  try:
+    devices = jax.devices()
+  except RuntimeError as error:  # Taken by another process, for one.
+    reason = ' '.join(str(error).split())
+    raise UserError(f'--topology=local: {reason}') from error
   stats = devices[0].memory_stats() or {}
   memory = stats.get('bytes_limit')
   if devices[0].platform == 'cpu':
@@ -314,11 +319,19 @@ def _gpu(name: str, card: dict[str, Any], number: int) -> Topology:
     name,
     devices,
     hosts,
-    memory_bytes=card['memory_bytes'],
+    memory_bytes=int(card['memory_bytes'] * _gpu_share()),
     bandwidth=float(card['bandwidth']),
     # Kernels cannot be tried where there is no GPU.
     compiler_options={'xla_gpu_autotune_level': '0'},
   )
+
+
+def _gpu_share() -> float:
+  """What JAX takes of a GPU's memory: three quarters, unless told otherwise."""
+  for name in ('XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'):
+    if name in os.environ:
+      return float(os.environ[name])
+  return 0.75
 
 
 def _need_module(module: str, name: str, extra: str, package: str) -> None:
