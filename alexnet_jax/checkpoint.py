@@ -16,8 +16,8 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity, atomicity_defaults
 
-from alexnet_jax import digests, writer
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax import digests, processes, writer
+from alexnet_jax.errors import PeerLost, StorageError, UserError
 from alexnet_jax.learning.steps import TrainState
 
 FOLDER = 'checkpoints'
@@ -37,7 +37,10 @@ def _storage(doing: str, workdir: epath.Path) -> Iterator[None]:
   It raises whatever the layer below raises: OSError, ValueError and others.
   """
   try:
-    yield
+    with processes.noticing_losses():
+      yield
+  except PeerLost:
+    raise
   except Exception as error:
     message = ' '.join(str(error).split())
     reason = f'{type(error).__name__}: {message[:300]}'

@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import glob
 import logging as python_logging
 import os
 import pathlib
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
@@ -84,13 +86,21 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
     print('alexnet_jax: interrupted', file=sys.stderr, flush=True)
     sys.exit(130)
   except BrokenPipeError:  # `... | head`: nobody reads any more.
+    if processes.several():
+      processes.leave(141)
     sys.stderr.close()
     sys.exit(141)
+  except Exception:
+    if not processes.several():
+      raise
+    traceback.print_exc()
+    processes.leave(1)
 
 
 def _quiet_libtpu() -> None:
-  """Where there is no TPU (JAX has looked), libtpu need not ask which it is."""
-  if os.environ.get('TPU_SKIP_MDS_QUERY'):
+  """Where there is no TPU, libtpu need not ask which it is."""
+  if not glob.glob('/dev/accel*') and not glob.glob('/dev/vfio/[0-9]*'):
+    os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
 

@@ -50,14 +50,6 @@ def main(argv: list[str]) -> None:
   workdir = config_lib.absolute(
     _WORKDIR.value or f'runs/{pathlib.Path(path).stem}'
   )
-  try:
-    is_file = workdir.exists() and not workdir.is_dir()
-  except Exception as error:  # Of whatever library talks to a bucket.
-    raise StorageError(
-      f'cannot reach {workdir} (--workdir): {error}'
-    ) from error
-  if is_file:
-    raise UserError(f'{workdir} is a file (--workdir)')
   config = _CONFIG.value
   config_lib.validate(config, _MODE.value)
   place = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
@@ -68,11 +60,19 @@ def main(argv: list[str]) -> None:
       '--coordinator_address, --num_processes and --process_id are of one of '
       'several processes: add --distributed'
     )
-  # Imported late: they bring TensorFlow and Orbax, which take seconds, and a
-  # mistyped command should not wait for them.
+  try:
+    is_file = workdir.exists() and not workdir.is_dir()
+  except Exception as error:  # Of whatever library talks to a bucket.
+    raise StorageError(
+      f'cannot reach {workdir} (--workdir): {error}'
+    ) from error
+  if is_file:
+    raise UserError(f'{workdir} is a file (--workdir)')
   if config.compilation_cache:
     cache = config_lib.absolute(config.compilation_cache)
     jax.config.update('jax_compilation_cache_dir', str(cache))
+  # Imported late: they bring TensorFlow and Orbax, which take seconds, and a
+  # mistyped command should not wait for them.
   with processes.noticing_losses():
     if _MODE.value == 'train':
       from alexnet_jax.train import train

@@ -3,6 +3,7 @@
 import contextlib
 import faulthandler
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,11 +36,14 @@ def join(
     process_id: which one this is, from 0.
 
   Raises:
-    UserError: nothing tells where the others are, or they do not come.
+    UserError: nothing tells where the others are, or the port is taken. (Where
+      they do not come within five minutes, JAX ends the process itself.)
   """
   place = (coordinator_address, num_processes, process_id)
   if place != (None, None, None):
     _check(*place)
+  if process_id == 0 and coordinator_address:
+    _check_port(int(coordinator_address.rpartition(':')[2]))
   try:
     jax.distributed.initialize(
       *place,
@@ -77,19 +81,52 @@ def _check(address: str | None, number: int | None, index: int | None) -> None:
     )
 
 
+def _check_port(port: int) -> None:
+  # JAX's service crashes where it cannot listen.
+  dual = socket.has_dualstack_ipv6()
+  with socket.socket(socket.AF_INET6 if dual else socket.AF_INET) as listener:
+    try:
+      listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+      listener.bind(('', port))
+    except OSError as error:
+      raise UserError(
+        f'--coordinator_address: port {port} cannot be listened at here '
+        f'({error.strerror}): give another, the same to all processes'
+      ) from error
+
+
 @contextlib.contextmanager
 def noticing_losses() -> Iterator[None]:
   """Says so where a computation fails because another process was lost."""
   try:
     yield
-  except jax.errors.JaxRuntimeError as error:
-    if not several() or 'RESOURCE_EXHAUSTED' in str(error):
+  except Exception as error:
+    if not several() or not _tells_of_a_loss(error):
       raise
     raise PeerLost(
       'another process of this run has ended or cannot be reached: what it '
       'said last tells why. Start all of them again with the same command: '
       f'the run goes on from its newest checkpoint ({error})'
     ) from error
+
+
+# What JAX, Orbax and what they stand on say then, in errors of any type.
+_WORDS_OF_LOSS = (
+  'Gloo',
+  'oordination service',
+  'oordinationService',
+  'heartbeat',
+  'Connection reset by peer',
+  'Connection closed by peer',
+)
+
+
+def _tells_of_a_loss(error: Exception) -> bool:
+  if isinstance(error, PeerLost):
+    return False
+  if isinstance(error, jax.errors.JaxRuntimeError):
+    return 'RESOURCE_EXHAUSTED' not in str(error)
+  return any(words in str(error) for words in _WORDS_OF_LOSS)
 
 
 def several() -> bool:
@@ -102,8 +139,9 @@ def leave(status: int) -> NoReturn:
 
   `sys.exit` would wait for them, while they wait for this one.
   """
-  sys.stdout.flush()
-  sys.stderr.flush()
+  with contextlib.suppress(BrokenPipeError):
+    sys.stdout.flush()
+    sys.stderr.flush()
   if jax.process_index() == 0:
     # With it goes what holds them together: if they fail too, they should be
     # able to say why.

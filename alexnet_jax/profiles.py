@@ -8,7 +8,6 @@ from etils import epath
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import writer
-from alexnet_jax.errors import StorageError
 
 
 class Profile:
@@ -38,18 +37,26 @@ class Profile:
     """Writes what there is, and says how to look at it."""
     if not self._local:
       return
-    jax.profiler.stop_trace()
     with self._local as local:
       self._local = None
       try:
-        for path in pathlib.Path(local).rglob('*'):
-          if path.is_file():
-            target = self._folder / path.relative_to(local).as_posix()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(path.read_bytes())
-      except OSError as error:
-        raise StorageError(f'cannot write {self._folder}: {error}') from error
+        jax.profiler.stop_trace()
+        self._copy(pathlib.Path(local))
+      except Exception as error:  # Of whatever library talks to a bucket.
+        # A trace is not worth a run.
+        writer.warn(f'no profile: cannot write {self._folder}: {error}')
+        return
     writer.say(
       f'profile of steps {self._first} to {done} in {self._folder}; to look at '
       f'it: pip install xprof; xprof --logdir={self._folder}'
     )
+
+  def _copy(self, local: pathlib.Path) -> None:
+    """To the workdir; several processes of one host do not share a name."""
+    several = jax.process_count() > 1
+    prefix = f'{jax.process_index()}.' if several else ''
+    for path in local.rglob('*'):
+      if path.is_file():
+        folder = self._folder / path.parent.relative_to(local).as_posix()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / (prefix + path.name)).write_bytes(path.read_bytes())

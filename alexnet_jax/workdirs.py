@@ -27,7 +27,7 @@ LOCK = '.lock'
 _NAMES = ('config.json', 'conv1.png', 'left_out.json', 'metrics.jsonl',
           'preprocessing.json', 'results.json')  # fmt: skip
 _BEGINNINGS = ('.', 'events.out.')
-FOLDERS = ('checkpoints', 'broken_checkpoints')
+FOLDERS = ('checkpoints', 'broken_checkpoints', 'profile')
 
 
 def check_files(workdir: epath.Path) -> None:

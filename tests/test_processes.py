@@ -13,8 +13,8 @@ import pytest
 import zygote
 from test_main import metrics, results
 
-from alexnet_jax import processes
-from alexnet_jax.errors import PeerLost, UserError
+from alexnet_jax import checkpoint, processes
+from alexnet_jax.errors import PeerLost, StorageError, UserError
 
 STEPS = 6
 DIGITS = (
@@ -175,6 +175,27 @@ def test_all_of_them_say_what_is_wrong(together):
 def test_a_place_that_does_not_go(place, words):
   with pytest.raises(UserError, match=words):
     processes.join(*place)
+
+
+def test_a_port_that_is_taken():
+  with socket.socket() as taken:
+    taken.bind(('', 0))
+    taken.listen()
+    port = taken.getsockname()[1]
+    with pytest.raises(UserError, match=f'port {port} cannot be listened at'):
+      processes.join(f'localhost:{port}', 2, 0)
+
+
+def test_a_process_lost_while_saving(monkeypatch, tmp_path):
+  """Orbax tells of it by a ValueError, which is no fault of the storage."""
+  words = 'UNKNOWN: Gloo AllGather failed: Connection reset by peer'
+  with pytest.raises(StorageError), checkpoint._storage('save', tmp_path):
+    raise ValueError(words)
+  monkeypatch.setattr(processes, 'several', lambda: True)
+  with pytest.raises(PeerLost), checkpoint._storage('save', tmp_path):
+    raise ValueError(words)
+  with pytest.raises(StorageError), checkpoint._storage('save', tmp_path):
+    raise ValueError('No space left on device')
 
 
 def test_a_lost_process_is_told_apart(monkeypatch):

@@ -92,8 +92,9 @@ def test_object_storage_is_held_by_a_file_that_changes(tmp_path):
 
 @pytest.mark.parametrize(
   'name',
-  ['metrics.jsonl', '.config.json.tmp', '.lock', 'conv1.png', 'checkpoints',
-   'checkpoints/7', 'checkpoints/0/default', 'events.out.tfevents.1'],
+  ['metrics.jsonl', '.config.json.tmp', '.lock', 'conv1.png', 'profile',
+   'checkpoints', 'checkpoints/7', 'checkpoints/0/default',
+   'events.out.tfevents.1'],
 )  # fmt: skip
 def test_a_workdir_that_leads_elsewhere(small_network, tmp_path, name):
   workdir = shutil.copytree(small_network, tmp_path / 'run')
