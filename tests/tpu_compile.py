@@ -60,8 +60,8 @@ def test_the_papers_network(name, tmp_path):
   assert result['num_hosts'] == num_hosts
   # Some of it is the runtime's.
   assert 0.9 < result['hbm_bytes'] / (gigabytes * 1e9) < 1.08
-  # State and gradients at least; it fits.
-  assert 4 * 3 * PARAMETERS < result['hbm_needed_bytes'] < result['hbm_bytes']
+  # The state at least, and some gradients; it fits.
+  assert 4 * 2.5 * PARAMETERS < result['hbm_needed_bytes'] < result['hbm_bytes']
   # 3 x 2 x 0.67 G multiplications, less conv1's gradient of the picture.
   assert 3.7e9 < result['flops_per_image'] < 4e9
   # Each gradient once, and a few sums.
