@@ -102,17 +102,17 @@ def test_real_processes_share_each_batch(tiny, tiny_dir):
   # Each with threads and buffers of its own, all of them at once.
   processes = [
     subprocess.Popen(
-      [sys.executable, '-c', DIGESTS, str(tiny_dir), str(i), '4'],
+      [sys.executable, '-c', DIGESTS, str(tiny_dir), str(i), '2'],
       cwd=pathlib.Path(__file__).parent,
       env={**os.environ, 'PYTHONPATH': os.getcwd()},
       stdout=subprocess.PIPE,
       text=True,
     )
-    for i in range(4)
+    for i in range(2)
   ]
   parts = [process.communicate()[0].split('\n')[:-1] for process in processes]
   together = [
-    part[2 * step + i] for step in range(8) for part in parts for i in range(2)
+    part[4 * step + i] for step in range(8) for part in parts for i in range(4)
   ]
   expected = [
     f'{label} {hashlib.sha256(np.ascontiguousarray(image)).hexdigest()}'

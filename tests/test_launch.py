@@ -610,7 +610,7 @@ def test_slurm_trains_for_real(machine, tmp_path):
   began = time.monotonic()
   done = machine.run(
     'slurm.sh',
-    '--config=configs/digits.py',
+    '--config=tests/narrow.py',
     '--config.num_train_steps=4',
     '--config.batch_size=32',
     '--config.log_every_steps=1',

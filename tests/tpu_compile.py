@@ -8,9 +8,10 @@ import os
 import subprocess
 import sys
 
+import narrow
 import pytest
 
-from alexnet_jax.preflight import topologies
+from alexnet_jax.preflight import compilation, topologies
 
 # Devices, hosts, and published HBM of a chip in GB.
 SLICES = {
@@ -89,37 +90,16 @@ def test_the_papers_network(name, tmp_path):
   )
 
 
-def test_bfloat16_is_estimated_to_be_faster():
-  cycles = {}
-  for dtype in ('float32', 'bfloat16'):
-    done = preflight(
-      '--config=tests/narrow.py',
-      '--topology=v5p:2x2x1',
-      '--compile_only',
-      '--config.batch_size=4096',
-      f'--config.model.dtype={dtype}',
-    )
-    cycles[dtype] = json.loads(done.stdout)['estimated_cycles']
-  assert 0 < cycles['bfloat16'] < cycles['float32']
-
-
 def test_a_batch_that_does_not_fit():
-  arguments = (
-    '--config=tests/narrow.py',
-    '--topology=v5e:1x1',
-    '--compile_only',
-    '--config.eval.batch_size=8',
-  )
-  done = preflight(*arguments, '--config.batch_size=200000', status=2)
-  result = json.loads(done.stdout)
-  (row,) = [row for row in result['checks'] if not row['ok']]
-  assert row['name'] == 'training memory'
-  assert 'GiB too much' in row['found']
-  fits = result['largest_batch_size']
-  assert f'{fits} fits' in row['found']
-  assert 1000 < fits < 200000
-  done = preflight(*arguments, f'--config.batch_size={fits}')
-  assert json.loads(done.stdout)['hbm_needed_bytes'] <= result['hbm_bytes']
+  """Of the evaluation step: it compiles sooner."""
+  topology = topologies.find('v5e:1x1')
+  steps = compilation.Steps(narrow.get_config(), topology)
+  over = steps.evaluate(400_000)
+  assert not over.fits(topology)
+  assert over.needed_bytes > topology.memory_bytes
+  fits, fits_not = compilation.largest_that_fits(steps.evaluate, over, topology)
+  assert 1000 < fits < fits_not <= fits * 1.125 + 1
+  assert steps.evaluate(fits).fits(topology)
 
 
 def test_hosts():
@@ -129,7 +109,9 @@ def test_hosts():
   # Eight chips are one host's, or two of GKE's.
   assert topologies.find('v6e:2x4').num_hosts == 1
   assert topologies.find('v6e:2x4', 2).num_hosts == 2
-  assert len(topologies.find('v5p:4x4x4').devices) == 64
+  v5p = topologies.find('v5p:4x4x4')
+  assert (len(v5p.devices), v5p.num_hosts) == (64, 16)
+  assert v5p.memory_bytes == pytest.approx(95e9, rel=0.1)
 
 
 @pytest.fixture(scope='module', autouse=True)
