@@ -12,7 +12,7 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet_jax import command, processes
+from alexnet_jax import command, config_values, processes
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import StorageError, UserError
 
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     _WORKDIR.value or f'runs/{pathlib.Path(path).stem}'
   )
   config = _CONFIG.value
-  config_lib.validate(config, _MODE.value)
+  config_values.validate(config, _MODE.value)
   place = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
   if _DISTRIBUTED.value:
     processes.join(*place)

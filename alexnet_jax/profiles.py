@@ -6,15 +6,14 @@ import tempfile
 import jax
 from etils import epath
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import writer
+from alexnet_jax import config_values, writer
 
 
 class Profile:
   """Traces the steps of a range, of which a run may do all, some or none."""
 
   def __init__(self, text: str, workdir: epath.Path):
-    self._steps = config_lib.profile_steps(text)
+    self._steps = config_values.profile_steps(text)
     self._folder = workdir / 'profile'
     self._local: tempfile.TemporaryDirectory | None = None
     self._first: int | None = None

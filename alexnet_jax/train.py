@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from alexnet_jax import (
   checkpoint,
+  config_values,
   evaluate,
   guards,
   pretrained,
@@ -55,7 +56,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   # ---- What is asked, and whether it goes. Nothing is written yet. ----------
   dataset = training_set(config, workdir)
   steps_per_epoch = check_data(config, dataset)
-  config_lib.check_batch(config.batch_size, jax.device_count())
+  config_values.check_batch(config.batch_size, jax.device_count())
   profile = profiles.Profile(config.profile, workdir)
   workdirs.check_files(workdir)
   config_lib.check_workdir(config, workdir, steps_per_epoch)

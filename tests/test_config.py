@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import train
+from alexnet_jax import config_values, train
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import optimizer
 from configs import default
@@ -20,7 +20,7 @@ from configs import default
 )
 def test_every_config_goes(name):
   module = importlib.import_module(f'configs.{name}')
-  config_lib.validate(module.get_config())
+  config_values.validate(module.get_config())
   assert module.__doc__
 
 
@@ -73,7 +73,7 @@ def test_a_value_that_does_not_go_is_named(field, value):
   config = default.get_config()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UserError, match=field) as error:
-    config_lib.validate(config)
+    config_values.validate(config)
   assert '\n' not in str(error.value)
 
 
@@ -82,7 +82,7 @@ def test_a_mean_that_lies_under_no_resized_crop():
   config.data.mean_crop = 'same'
   config.data.train_crop = 'random_resized'
   with pytest.raises(UserError, match='mean_crop'):
-    config_lib.validate(config)
+    config_values.validate(config)
 
 
 def test_a_schedule_of_the_whole_length_does_not_grow(workdir):
@@ -194,7 +194,7 @@ def test_a_config_that_lacks_fields(tmp_path):
   with config.unlocked():
     del config.optimizer.momentum
   with pytest.raises(UserError, match=r'no field optimizer\.momentum'):
-    config_lib.validate(config)
+    config_values.validate(config)
 
 
 def test_evaluation_ignores_the_values_of_training_fields():
@@ -202,10 +202,10 @@ def test_evaluation_ignores_the_values_of_training_fields():
   config.batch_size = 0
   config.data.crop_size = 60
   config.optimizer.momentum = 7.0
-  config_lib.validate(config, 'eval')
+  config_values.validate(config, 'eval')
   config.eval.batch_size = 0
   with pytest.raises(UserError, match=r'eval\.batch_size'):
-    config_lib.validate(config, 'eval')
+    config_values.validate(config, 'eval')
 
 
 def test_a_drop_of_the_rate_is_announced(capsys):
@@ -235,11 +235,11 @@ def test_a_bucket_needs_its_package(monkeypatch):
 
 
 def test_the_steps_of_a_profile():
-  assert list(config_lib.profile_steps('100:103')) == [100, 101, 102]
-  assert not config_lib.profile_steps('')
+  assert list(config_values.profile_steps('100:103')) == [100, 101, 102]
+  assert not config_values.profile_steps('')
 
 
 def test_a_config_may_bring_a_network_of_its_own():
   config = narrow.get_config()
-  config_lib.validate(config)
+  config_values.validate(config)
   assert config.model.name == 'narrow'

@@ -226,7 +226,7 @@ def test_data_that_is_not_there_is_a_row_with_its_mending(tmp_path):
   config = default.get_config()
   config.data.data_dir = str(tmp_path)
   found = checks.Checks()
-  assert checks.check_data(found, config) is None
+  assert checks.check_data(found, config) == (None, None)
   assert not found.ok
   assert 'tfds build imagenet2012' in rows(found)['data'].found
 

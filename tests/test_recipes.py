@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import config as config_lib
+from alexnet_jax import config_values
 from alexnet_jax.data import preprocess
 from alexnet_jax.learning import optimizer
 from alexnet_jax.model import ARCHITECTURES
@@ -21,7 +22,7 @@ LAYERS = [f'conv{i}' for i in range(1, 6)] + ['fc6', 'fc7', 'fc8']
 
 def load(name):
   config = importlib.import_module(f'configs.{name}').get_config()
-  config_lib.validate(config)
+  config_values.validate(config)
   return config
 
 

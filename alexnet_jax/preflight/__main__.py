@@ -108,14 +108,14 @@ def _check_run(config, topology, checks, result) -> None:
   steps = compilation.Steps(config, topology)
   dataset = None
   if not _COMPILE_ONLY.value:
-    dataset = checks_lib.check_data(checks, config)
+    dataset, steps_per_epoch = checks_lib.check_data(checks, config)
     path = config_flags.get_config_filename(flags.FLAGS['config'])
     workdir = _WORKDIR.value or f'runs/{pathlib.Path(path).stem}'
     checks_lib.check_workdir(
       checks,
       config,
       config_lib.absolute(workdir),
-      dataset,
+      steps_per_epoch,
       steps.checkpoint_bytes,
     )
   checks_lib.check_batch(checks, config, len(topology.devices))
@@ -123,7 +123,7 @@ def _check_run(config, topology, checks, result) -> None:
     return
   n = len(topology.devices)
   eval_size = config.eval.batch_size + -config.eval.batch_size % n
-  train = evaluation = None
+  train = None
   with checks.failing('training step'):
     train = _compiled(
       'training', steps.train, config.batch_size, topology, checks

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import guards, pretrained, start, workdirs
+from alexnet_jax import config_values, guards, pretrained, start, workdirs
 from alexnet_jax.data import input_pipeline, preprocess
 from alexnet_jax.data.dataset import Dataset, open_dataset
 from alexnet_jax.errors import UserError
@@ -72,7 +72,7 @@ class Checks:
 def check_config(checks: Checks, config: config_lib.Config) -> None:
   """Are its values those that training takes?"""
   with checks.row('config') as found:
-    config_lib.validate(config)
+    config_values.validate(config)
     found.append(f'{config.model.name}, {config.model.dtype}')
 
 
@@ -81,15 +81,22 @@ def check_batch(
 ) -> None:
   """Can the training batch be shared between the devices?"""
   with checks.row('batch') as found:
-    config_lib.check_batch(config.batch_size, num_devices)
+    config_values.check_batch(config.batch_size, num_devices)
     found.append(
       f'{config.batch_size} on {num_devices} device(s), '
       f'{config.batch_size // num_devices} on each'
     )
 
 
-def check_data(checks: Checks, config: config_lib.Config) -> Dataset | None:
-  """Is the set there, do its pictures decode, does the network fit it?"""
+def check_data(
+  checks: Checks, config: config_lib.Config
+) -> tuple[Dataset | None, int | None]:
+  """Is the set there, do its pictures decode, does the network fit it?
+
+  Returns:
+    The set, and the steps of an epoch; None where they are not known.
+  """
+  steps_per_epoch = None
   data = config.data
   with checks.row('data') as found:
     dataset = open_dataset(data.name, data.data_dir)
@@ -105,7 +112,7 @@ def check_data(checks: Checks, config: config_lib.Config) -> Dataset | None:
       found.append(f'{number} pictures in {split!r}')
     found.insert(0, f'{dataset.full_name} in {dataset.data_dir}')
   if not checks.rows[-1].ok:
-    return None
+    return None, None
   with checks.row('training') as found:
     steps_per_epoch = start.check_data(config, dataset)
     total = config_lib.num_train_steps(config, steps_per_epoch)
@@ -119,14 +126,14 @@ def check_data(checks: Checks, config: config_lib.Config) -> Dataset | None:
     if config.init_from:
       pretrained.load(config.init_from)
     found.append(f'{total} steps, {steps_per_epoch} an epoch')
-  return dataset
+  return dataset, steps_per_epoch
 
 
 def check_workdir(
   checks: Checks,
   config: config_lib.Config,
   workdir: epath.Path,
-  dataset: Dataset | None,
+  steps_per_epoch: int | None,
   checkpoint_bytes: int,
 ) -> None:
   """May the run go into it, can it be written, is there room?
@@ -136,8 +143,7 @@ def check_workdir(
   with checks.row('workdir') as found:
     workdirs.check_files(workdir)
     # Without the data the length of an epoch is not known.
-    if dataset:
-      steps_per_epoch = start.check_data(config, dataset)
+    if steps_per_epoch is not None:
       config_lib.check_workdir(config, workdir, steps_per_epoch)
     _check_writable(workdir)
     saved = (workdir / 'config.json').exists()

@@ -51,7 +51,7 @@ class Step:
   cycles: dict[str, int] = dataclasses.field(default_factory=dict)
   without_estimate: list[str] = dataclasses.field(default_factory=list)
   kernels: Kernels | None = None
-  collective_bytes: int = 0
+  collective_bytes: int | None = None
   compiled: Any = None
   largest_that_fits: int | None = None
 

@@ -48,7 +48,7 @@ def facts(step: compilation.Step, topology: Topology) -> dict[str, Any]:
       'images_per_second_per_chip': step.batch_size / n / seconds,
       'without_estimate': step.without_estimate,
     }
-  if topology.link_bandwidth:
+  if topology.link_bandwidth and step.collective_bytes is not None:
     # Of each device, in a ring: (n - 1) / n of all bytes, twice.
     passed = 2 * (n - 1) / n * step.collective_bytes
     known['collective_floor_seconds'] = passed / topology.link_bandwidth
@@ -130,11 +130,12 @@ def _step_lines(title, facts, topology) -> list[str]:
   line('memory a device', memory)
   if facts['flops_per_image']:
     line('FLOP an image', f'{facts["flops_per_image"] / 1e9:.2f} G')
-  collective = f'{facts["collective_bytes"] / 1e6:,.1f} MB a step'
-  if facts.get('collective_floor_seconds'):
-    milliseconds = facts['collective_floor_seconds'] * 1e3
-    collective += f', at least {milliseconds:.2f} ms on the wire'
-  line('collectives', collective)
+  if facts['collective_bytes'] is not None:
+    collective = f'{facts["collective_bytes"] / 1e6:,.1f} MB a step'
+    if facts.get('collective_floor_seconds'):
+      milliseconds = facts['collective_floor_seconds'] * 1e3
+      collective += f', at least {milliseconds:.2f} ms on the wire'
+    line('collectives', collective)
   if 'kernels' in facts:
     kernels = facts['kernels']
     line('kernels', f'{kernels["launched"]} launched')

@@ -61,12 +61,12 @@ class Topology:
 
 @dataclasses.dataclass(frozen=True)
 class _Tpu:
-  """A generation of TPU (Cloud TPU's documentation, `launch/README.md`).
+  """A generation of TPU, by its page in Cloud TPU's documentation.
 
   Attributes:
     clock_hz: published bfloat16 FLOP/s by 2 FLOP in each cell of the matrix
-      units: 4 of 128 x 128 a core, 2 cores (v4, v5p). Of v6e not enough is
-      published; 1.75 GHz, v5p's, is assumed.
+      units: 4 of 128 x 128 a core, 2 cores (v4, v5p). v6e's 918 TFLOP/s and two
+      units of 256 x 256 do not give one; v5p's is assumed.
     link_bandwidth: bytes a second out of a chip: half of the published
       bidirectional bandwidth.
     slices: what can be rented, those with sides of other than multiples of

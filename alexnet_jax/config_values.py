@@ -1,0 +1,282 @@
+"""What values the fields of a config may have."""
+
+import difflib
+import fnmatch
+import math
+import re
+from collections.abc import Collection
+from typing import Any
+
+from alexnet_jax.config import Config, flatten
+from alexnet_jax.errors import UserError
+from alexnet_jax.model import ARCHITECTURES
+
+_CHOICES: dict[str, Collection[Any]] = {
+  # Those that the config file has added, too.
+  'model.name': ARCHITECTURES.keys(),
+  'model.dtype': ('float32', 'bfloat16'),
+  'model.dropout_scaling': ('train', 'test'),
+  'data.resize': ('short_side', 'warp'),
+  'data.mean_crop': ('center', 'same'),
+  'data.lighting': ('sqrt_eigenvalue', 'eigenvalue', 'none'),
+  'data.train_crop': ('random', 'random_resized'),
+  'data.finish': ('host', 'device'),
+  'data.on_error': ('stop', 'skip'),
+  'optimizer.schedule': (
+    'plateau',
+    'step',
+    'discrete_exponential',
+    'constant',
+  ),
+  'eval.crops': (1, 10),
+  'guards.not_finite': ('stop', 'off'),
+  'guards.stall': ('stop', 'warn', 'off'),
+  'guards.zero_learning_rate': ('stop', 'off'),
+}
+
+_AT_LEAST = {
+  'batch_size': 1,
+  'num_epochs': 1,
+  'num_train_steps': 1,
+  'log_every_steps': 1,
+  'seed': 0,
+  'model.num_classes': 1,
+  'data.crop_size': 1,
+  'data.shuffle_buffer': 1,
+  'data.max_error_rate': 0,
+  'eval.batch_size': 1,
+  'eval.every_epochs': 1,
+  'checkpoint.every_steps': 0,
+  'checkpoint.keep': 1,
+  'optimizer.learning_rate': 0,
+  'optimizer.momentum': 0,
+  'optimizer.weight_decay': 0,
+  'optimizer.warmup_epochs': 0,
+  'optimizer.plateau_patience': 1,
+  'optimizer.plateau_max_drops': 0,
+  'optimizer.exponential_steps': 2,
+  'data.lighting_epochs': 0,
+  'guards.min_epoch_steps': 1,
+  'guards.stall_margin': 0,
+  'guards.stall_steps': 0,
+}
+
+# Fields that must be there besides those.
+_OTHERS = ('model.dropout_rate', 'data.mean', 'profile', 'compilation_cache')
+
+_PARAMETER_KINDS = ('kernel', 'bias')
+_RULE_KEYS = (
+  'params',
+  'from_epoch',
+  'learning_rate',
+  'multiplier',
+  'weight_decay',
+)
+
+# Both JAX and NumPy take seeds of 32 bits.
+_SEED_LIMIT = 2**32 - 1
+
+
+def validate(config: Config, mode: str = 'train') -> None:
+  """Checks each field's value; UserError says what was found and expected.
+
+  Args:
+    config: as loaded.
+    mode: 'eval' looks at `model.*` and `eval.*` alone: the other fields are
+      those of training, and mean nothing to it.
+  """
+  fields = flatten(config)
+  missing = [
+    name for name in (*_CHOICES, *_AT_LEAST, *_OTHERS) if name not in fields
+  ]
+  if missing:
+    raise UserError(
+      f'the config has no field {", ".join(missing)}: make it from '
+      'configs/default.py'
+    )
+  of_eval = ('model.', 'eval.', 'data.finish', 'data.on_error')
+  _check_values(fields, of_eval if mode == 'eval' else ('',))
+  rate = fields['model.dropout_rate']
+  if rate is not None and not 0 <= rate < 1:
+    raise UserError(f'model.dropout_rate is {rate}: at least 0, below 1')
+  if mode == 'train':
+    _check_optimizer(config.optimizer)
+    _check_rules(config)
+    _check_colors(config.data)
+    _check_sizes(config)
+    profile_steps(config.profile)
+    rate = config.data.max_error_rate
+    if rate > 1:
+      raise UserError(f'data.max_error_rate is {rate}: a share, 1 at most')
+
+
+def _check_values(fields: dict[str, Any], prefixes: tuple[str, ...]) -> None:
+  for name, value in fields.items():
+    if (
+      name.startswith(prefixes)
+      and isinstance(value, float)
+      and not math.isfinite(value)
+    ):
+      raise UserError(f'{name} is {value}: a finite number needed')
+  for name, choices in _CHOICES.items():
+    if not name.startswith(prefixes):
+      continue
+    if fields[name] not in choices:
+      close = difflib.get_close_matches(str(fields[name]), map(str, choices))
+      hint = f'; did you mean {close[0]}?' if close else ''
+      raise UserError(
+        f'unknown {name} {fields[name]!r}: one of '
+        f'{", ".join(map(str, choices))}{hint}'
+      )
+  for name, least in _AT_LEAST.items():
+    value = fields[name]
+    if name.startswith(prefixes) and value is not None and value < least:
+      raise UserError(f'{name} is {value}: at least {least} needed')
+  if '' in prefixes and fields['seed'] >= _SEED_LIMIT:
+    raise UserError(f'seed is {fields["seed"]}: below {_SEED_LIMIT} needed')
+
+
+def _check_optimizer(optimizer: Config) -> None:
+  if optimizer.momentum >= 1:
+    raise UserError(
+      f'optimizer.momentum is {optimizer.momentum}: below 1 needed'
+    )
+  if not 0 < optimizer.drop_factor < 1:
+    raise UserError(
+      f'optimizer.drop_factor is {optimizer.drop_factor}: between 0 and 1, '
+      'what the learning rate is multiplied by'
+    )
+  if optimizer.plateau_min_improvement <= 0:
+    raise UserError(
+      'optimizer.plateau_min_improvement is '
+      f'{optimizer.plateau_min_improvement}: above 0 needed'
+    )
+  epochs = optimizer.drop_epochs
+  if not isinstance(epochs, tuple | list) or not all(
+    isinstance(epoch, int | float) and epoch > 0 for epoch in epochs
+  ):
+    raise UserError(
+      f'optimizer.drop_epochs is {epochs!r}: positive numbers, such as (30, 60)'
+    )
+  if optimizer.exponential_factor <= 0:
+    raise UserError(
+      f'optimizer.exponential_factor is {optimizer.exponential_factor}: above '
+      '0 needed'
+    )
+
+
+def _check_rules(config: Config) -> None:
+  layers = ARCHITECTURES[config.model.name].layer_names
+  for layer in config.optimizer.frozen_layers:
+    if layer not in layers:
+      raise UserError(
+        f'optimizer.frozen_layers has {layer!r}: the layers of '
+        f'{config.model.name!r} are {", ".join(layers)}'
+      )
+  names = [f'{layer}/{kind}' for layer in layers for kind in _PARAMETER_KINDS]
+  for i, rule in enumerate(config.optimizer.rules):
+    where = f'optimizer.rules[{i}] is {rule!r}'
+    if not isinstance(rule, dict) or not isinstance(rule.get('params'), str):
+      raise UserError(
+        f"{where}: a dict with 'params', such as {{'params': '*/bias', "
+        "'multiplier': 2.0}}"
+      )
+    unknown = sorted(rule.keys() - set(_RULE_KEYS), key=str)
+    if unknown:
+      raise UserError(
+        f'{where}: unknown {unknown[0]!r}; there are {", ".join(_RULE_KEYS)}'
+      )
+    effects = rule.keys() - {'params', 'from_epoch'}
+    if not effects or {'learning_rate', 'multiplier'} <= effects:
+      raise UserError(
+        f'{where}: one of learning_rate and multiplier, or weight_decay, or '
+        'one of them and weight_decay'
+      )
+    for key in rule.keys() - {'params'}:
+      value = rule[key]
+      if not _number(value) or value < 0:
+        raise UserError(f'{where}: {key} must be a number of at least 0')
+    if not fnmatch.filter(names, rule['params']):
+      raise UserError(
+        f'{where}: no parameter of {config.model.name!r} is called so; they '
+        f'are {names[0]}, {names[1]}, ... {names[-1]}'
+      )
+
+
+def _number(value: Any) -> bool:
+  return (
+    isinstance(value, int | float)
+    and not isinstance(value, bool)
+    and math.isfinite(value)
+  )
+
+
+def _check_colors(data: Config) -> None:
+  mean_ok = data.mean in ('image', 'channel') or _numbers(data.mean)
+  if not mean_ok:
+    raise UserError(
+      f"data.mean is {data.mean!r}: 'image', 'channel' or three numbers in "
+      'grey levels, such as (123.675, 116.28, 103.53)'
+    )
+  std_ok = data.std == 'channel' or (_numbers(data.std) and min(data.std) > 0)
+  if not std_ok:
+    raise UserError(
+      f"data.std is {data.std!r}: 'channel' or three positive numbers in grey "
+      'levels, such as (58.395, 57.12, 57.375)'
+    )
+
+
+def _numbers(value: Any) -> bool:
+  return (
+    isinstance(value, tuple | list)
+    and len(value) == 3
+    and all(_number(v) for v in value)
+  )
+
+
+def _check_sizes(config: Config) -> None:
+  data = config.data
+  if (data.train_crop, data.mean_crop) == ('random_resized', 'same'):
+    raise UserError(
+      "data.mean_crop 'same' needs data.train_crop 'random': no part of the "
+      'mean image lies under a crop that was resized'
+    )
+  if data.crop_size > data.resize_size:
+    raise UserError(
+      f'data.crop_size {data.crop_size} is larger than data.resize_size '
+      f'{data.resize_size}'
+    )
+  architecture = ARCHITECTURES[config.model.name]
+  if data.crop_size < architecture.min_input_size:
+    raise UserError(
+      f'data.crop_size {data.crop_size} is too small for the network '
+      f'{config.model.name!r}: at least {architecture.min_input_size} pixels'
+    )
+
+
+def profile_steps(text: str) -> range:
+  """The steps of `config.profile`: '100:110' are the ten after the 100th.
+
+  Raises:
+    UserError: it names no steps.
+  """
+  if not text:
+    return range(0)
+  match = re.fullmatch(r'(\d+):(\d+)', text)
+  if not match or int(match[1]) >= int(match[2]):
+    raise UserError(
+      f"profile is {text!r}: 'FIRST:LAST' needed, such as '100:110' for the "
+      'ten steps after the 100th'
+    )
+  return range(int(match[1]), int(match[2]))
+
+
+def check_batch(batch_size: int, num_devices: int) -> None:
+  """A training batch must be shared equally between the devices."""
+  if batch_size % num_devices:
+    lower = batch_size // num_devices * num_devices
+    nearest = [n for n in (lower, lower + num_devices) if n]
+    raise UserError(
+      f'batch_size {batch_size} is not divisible by the {num_devices} '
+      f'devices: take {" or ".join(map(str, nearest))}'
+    )
