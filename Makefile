@@ -29,8 +29,8 @@ chaos: $(VENV)/.test
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity.py
 
-# Preflight for slices of TPUs that are not here: installs libtpu, takes about
-# five minutes on two cores. The table is for README.md.
+# Preflight for slices of TPUs that are not here: installs libtpu, takes some ten
+# minutes on two cores. The table is for README.md.
 test-tpu: $(VENV)/.test $(VENV)/.tpu
 	$(BIN)/python -m pytest -q -s tests/tpu_compile.py
 

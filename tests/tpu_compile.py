@@ -13,12 +13,12 @@ import pytest
 
 from alexnet_jax.preflight import compilation, topologies
 
-# Devices, hosts, and published HBM of a chip in GB.
+# Devices, hosts, and of a chip the published HBM in GB and FLOP/s in bfloat16.
 SLICES = {
-  'v5e:2x2': (4, 1, 16),
-  'v4:2x2x1': (4, 1, 32),
-  'v6e:2x2': (4, 1, 32),
-  'v5e:4x4': (16, 4, 16),
+  'v5e:2x2': (4, 1, 16, 197e12),
+  'v4:2x2x1': (4, 1, 32, 275e12),
+  'v6e:2x2': (4, 1, 32, 918e12),
+  'v5e:4x4': (16, 4, 16, 197e12),
 }
 LAYERS = {
   'conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8', 'lrn1',
@@ -47,7 +47,7 @@ def data():
 
 @pytest.mark.parametrize('name', SLICES)
 def test_the_papers_network(name, tmp_path):
-  num_devices, num_hosts, gigabytes = SLICES[name]
+  num_devices, num_hosts, gigabytes, peak = SLICES[name]
   more = [f'--config.data.data_dir={data()}'] if data() else ['--compile_only']
   done = preflight(
     '--config=configs/imagenet.py',
@@ -68,22 +68,17 @@ def test_the_papers_network(name, tmp_path):
   # Each gradient once, and a few sums.
   assert result['collective_bytes'] == pytest.approx(4 * PARAMETERS, abs=100)
   assert set(result['layers']) >= LAYERS
-  shares = [part['share'] for part in result['layers'].values()]
-  assert sum(shares) == pytest.approx(1)
-  cycles = sum(part['cycles'] for part in result['layers'].values())
-  assert cycles == result['estimated_cycles'] > 1e6
   assert result['layers']['lrn1']['cycles'] > result['layers']['fc8']['cycles']
-  estimate = result['estimate']
-  assert 0.9e9 < estimate['clock_hz'] < 2e9
-  each = estimate['images_per_second_per_chip']
-  batch_size = result['batch_size']
-  assert each * num_devices * estimate['step_seconds'] == pytest.approx(
-    batch_size
-  )
+  # Nothing that is not named is large.
+  assert result['layers'].get('other', {'share': 0})['share'] < 0.05
+  # In float32 it is a small part of the peak, and never more than that.
+  each = result['estimate']['images_per_second_per_chip']
+  assert 0.01 < each * result['flops_per_image'] / peak < 0.5
   if data():
-    assert 'bound' in result['input']['verdict']
+    wanted = result['input']['images_per_second_wanted']
+    assert wanted == pytest.approx(each * num_devices)
   TABLE.append(
-    f'| {name} | {batch_size}, {result["dtype"]} | '
+    f'| {name} | {result["batch_size"]}, {result["dtype"]} | '
     f'{result["hbm_needed_bytes"] / 2**30:.2f} of '
     f'{result["hbm_bytes"] / 2**30:.2f} GiB | {each:,.0f} | '
     f'{result["collective_bytes"] / 1e6:.1f} MB |'
