@@ -69,8 +69,8 @@ def test_the_papers_network(name, tmp_path):
   assert result['collective_bytes'] == pytest.approx(4 * PARAMETERS, abs=100)
   assert set(result['layers']) >= LAYERS
   assert result['layers']['lrn1']['cycles'] > result['layers']['fc8']['cycles']
-  # Nothing that is not named is large.
-  assert result['layers'].get('other', {'share': 0})['share'] < 0.05
+  # What is not named is little: on v6e the pictures are laid out anew first.
+  assert result['layers'].get('other', {'share': 0})['share'] < 0.1
   # In float32 it is a small part of the peak, and never more than that.
   each = result['estimate']['images_per_second_per_chip']
   assert 0.01 < each * result['flops_per_image'] / peak < 0.5
