@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.model import local_response_normalization
+from alexnet_jax.model import local_response_normalization, lrn
 from alexnet_jax.model.lrn import spatial_response_normalization
 
 
@@ -155,3 +155,17 @@ def test_spatial_gradient():
     step[index] = 1e-5
     expected[index] = (exact(x + step) - exact(x - step)) / 2e-5
   close(gradient, expected)
+
+
+@pytest.mark.parametrize('groups', [1, 3])
+@pytest.mark.parametrize('window', [(2, 2), (2, 1), (0, 0), (3, 0)])
+def test_the_form_for_tpu_sums_the_same(groups, window):
+  """What a TPU is given, run on CPU; `make test-tpu` compiles it."""
+  x = np.random.default_rng(0).normal(size=(2, 3, 12)).astype(np.float32)
+  expected = lrn._sum_by_shifts(x, *window, groups)
+  close(lrn._sum_by_product(x, x.dtype, *window, groups), expected)
+  rounded = lrn._sum_by_product(x, jnp.bfloat16, *window, groups)
+  assert rounded.dtype == np.float32
+  np.testing.assert_allclose(
+    rounded, expected, atol=2.0**-8 * 5 * np.abs(x).max()
+  )

@@ -29,8 +29,10 @@ def local_response_normalization(
   same alpha.
 
   The sums and the power are taken in float32 (float64 for float64 input),
-  whatever the dtype of `x`. Reverse-mode differentiation only: the gradient is
-  written by hand, since it needs one more windowed sum and nothing else.
+  whatever the dtype of `x`. On TPU bfloat16 summands are rounded to it once
+  more, and the sums for the gradient are kept in it.
+  Reverse-mode differentiation only: the gradient is written by hand, since it
+  needs one more windowed sum and nothing else.
 
   Args:
     x: activities, `[..., channels]`; the windows run over the last axis.
@@ -66,24 +68,31 @@ def _lrn(x, size, k, alpha, beta, groups):
 
 def _forward(x, size, k, alpha, beta, groups):
   a = _at_least_float32(x)
-  window = (size // 2, (size - 1) // 2)
-  denominator = k + alpha * _window_sum(a * a, window, groups)
-  b = a * _inverse_power(denominator, beta)
-  # Only x is kept for the gradient: recomputing the denominator costs less
-  # than writing and reading it.
-  return b.astype(x.dtype), x
+  total = _window_sum(a * a, x.dtype, (size // 2, (size - 1) // 2), groups)
+  power, _ = _inverse_powers(k + alpha * total, beta)
+  return (a * power).astype(x.dtype), (x, total.astype(x.dtype))
 
 
-def _backward(size, k, alpha, beta, groups, x, g):
+def _backward(size, k, alpha, beta, groups, residuals, g):
   """dL/da[i] = g[i] d[i]^-beta - 2 alpha beta a[i] sum_j g[j] b[j] / d[j].
 
   The sum runs over those j whose window holds i: the window turned round.
   """
+  x, total = residuals
   a, gradient = _at_least_float32(x), _at_least_float32(g)
   before, after = size // 2, (size - 1) // 2
-  denominator = k + alpha * _window_sum(a * a, (before, after), groups)
-  scale = gradient * _inverse_power(denominator, beta)
-  through_sum = _window_sum(a * scale / denominator, (after, before), groups)
+  # Elsewhere than on TPU to sum again costs no more than to keep the sums.
+  total = jax.lax.platform_dependent(
+    a,
+    total,
+    tpu=lambda a, total: total.astype(a.dtype),
+    default=lambda a, _: _window_sum(a * a, x.dtype, (before, after), groups),
+  )
+  power, inverse = _inverse_powers(k + alpha * total, beta)
+  scale = gradient * power
+  through_sum = _window_sum(
+    a * scale * inverse, x.dtype, (after, before), groups
+  )
   return ((scale - 2 * alpha * beta * a * through_sum).astype(x.dtype),)
 
 
@@ -94,28 +103,57 @@ def _at_least_float32(x: jax.Array) -> jax.Array:
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _window_sum(x, window, groups):
+def _window_sum(x, dtype, window, groups):
   """Sums over the last axis from i - before to i + after, in each group."""
   channels = x.shape[-1] // groups
   # A window wider than the group is cut at both its edges.
   before, after = (min(w, channels - 1) for w in window)
-  grouped = x.reshape(*x.shape[:-1], groups, channels)
-  padding = [(0, 0)] * x.ndim + [(before, after)]
+  return jax.lax.platform_dependent(
+    x,
+    tpu=lambda x: _sum_by_product(x, dtype, before, after, groups),
+    default=lambda x: _sum_by_shifts(x, before, after, groups),
+  )
+
+
+def _sum_by_shifts(x, before, after, groups):
+  channels = x.shape[-1] // groups
+  grouped = x.reshape(*x.shape[:-1], groups, channels) if groups > 1 else x
+  padding = [(0, 0)] * (grouped.ndim - 1) + [(before, after)]
   padded = jnp.pad(grouped, padding)
   shifts = (
     jax.lax.slice_in_dim(padded, i, i + channels, axis=-1)
     for i in range(before + after + 1)
   )
-  total = functools.reduce(jnp.add, shifts)
-  return total.reshape(x.shape)
+  return functools.reduce(jnp.add, shifts).reshape(x.shape)
 
 
-def _inverse_power(d, beta):
-  """d ^ -beta; three square roots cost less than a power at the paper's."""
+def _sum_by_product(x, dtype, before, after, groups):
+  """As a product with a band of ones, for TPU's matrix units.
+
+  Shifts along channels are what a TPU is slow at. Where activities are
+  bfloat16 the summands are rounded to it, and summed in float32.
+  """
+  channels = x.shape[-1]
+  i = np.arange(channels)
+  band = (i[:, None] >= i - before) & (i[:, None] <= i + after)
+  size = channels // groups
+  band &= i[:, None] // size == i // size
+  return jax.lax.dot_general(
+    x.astype(dtype),
+    jnp.asarray(band, dtype),
+    (((x.ndim - 1,), (0,)), ((), ())),
+    # A TPU's product of float32 is one of bfloat16 unless told otherwise.
+    precision=jax.lax.Precision.HIGHEST,
+    preferred_element_type=x.dtype,
+  )
+
+
+def _inverse_powers(d, beta):
+  """d ^ -beta and 1 / d; at the paper's beta of two square roots alone."""
   if beta == 0.75:
     root = jax.lax.rsqrt(d)
-    return root * jnp.sqrt(root)
-  return d**-beta
+    return root * jnp.sqrt(root), root * root
+  return d**-beta, 1 / d
 
 
 def spatial_response_normalization(
@@ -152,4 +190,5 @@ def spatial_response_normalization(
     window_strides=(1, 1, 1, 1),
     padding=((0, 0), around, around, (0, 0)),
   )
-  return (a * _inverse_power(k + alpha * total, beta)).astype(x.dtype)
+  power, _ = _inverse_powers(k + alpha * total, beta)
+  return (a * power).astype(x.dtype)
