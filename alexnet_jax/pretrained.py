@@ -38,8 +38,14 @@ class Pretrained(NamedTuple):
   dropout_scaling: str
 
 
-def build_model(config: Any) -> AlexNet:
-  """The network that `config.model`, or that of a config.json, names."""
+def build_model(config: Any, platform: str | None = None) -> AlexNet:
+  """The network that `config.model`, or that of a config.json, names.
+
+  Args:
+    config: of the model.
+    platform: for which it is to be fast; JAX's own where not given.
+  """
+  platform = platform or jax.default_backend()
   changes = {'scale_at': config.get('dropout_scaling', 'train')}
   if config.get('dropout_rate') is not None:
     changes['rate'] = config['dropout_rate']
@@ -47,6 +53,7 @@ def build_model(config: Any) -> AlexNet:
     ARCHITECTURES[config['name']].with_dropout(**changes),
     num_classes=config['num_classes'],
     dtype=jnp.dtype(config.get('dtype', 'float32')),
+    conv_batch=128 if platform == 'tpu' else None,
   )
 
 

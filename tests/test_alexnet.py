@@ -8,12 +8,15 @@ import pytest
 from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.model.architectures import (
   LRN,
+  Activation,
+  Architecture,
   Conv,
   Dense,
   Dropout,
   MaxPool,
   SpatialLRN,
 )
+from alexnet_jax.model.conv import to_blocks
 
 # RECIPES: 1000 classes.
 PARAMETERS = {
@@ -267,3 +270,57 @@ def test_tanh_and_a_network_of_other_layers():
     dataclasses.replace(base, activation='gelu')
   with pytest.raises(ValueError, match='convolutions first'):
     dataclasses.replace(base, layers=base.layers[::-1])
+
+
+@pytest.mark.parametrize('name', ['paper', 'krizhevsky2012', 'torchvision'])
+def test_pixels_or_their_blocks(name):
+  """A second input form of conv1 alone; the parameters are the same."""
+  architecture = ARCHITECTURES[name].with_dropout(rate=0.0)
+  model = AlexNet(architecture, num_classes=10)
+  size = architecture.min_input_size
+  images = np.random.default_rng(0).normal(size=(2, size, size, 3)) * 50
+  images = images.astype(np.float32)
+  blocks = to_blocks(images, architecture.input_blocks(size))
+  assert blocks.shape[-1] == 48
+  variables = jax.jit(model.init)(jax.random.key(0), images)
+  assert jax.tree.map(jnp.shape, variables) == jax.tree.map(
+    jnp.shape, jax.eval_shape(model.init, jax.random.key(0), blocks)
+  )
+  logits = jax.jit(model.apply)
+  expected = logits(variables, images)
+  np.testing.assert_allclose(
+    logits(variables, blocks), expected, atol=1e-5 * np.abs(expected).max()
+  )
+  with pytest.raises(ValueError, match=f'at least {size}x{size}'):
+    jax.eval_shape(model.apply, variables, blocks[:, 1:])
+
+
+def test_convolutions_may_take_a_batch_in_parts():
+  layers = (
+    Conv(8, kernel=11, stride=4, then=(Activation(), LRN(), MaxPool())),
+    Conv(8, groups=2, then=(Activation(),)),
+    Dense(),
+  )
+  whole = AlexNet(Architecture('small', 35, layers), num_classes=3)
+  images = np.random.default_rng(0).normal(size=(6, 35, 35, 3)) * 50
+  variables = whole.init(jax.random.key(0), images)
+
+  def loss(params, model):
+    return (model.apply({'params': params}, images) ** 2).sum()
+
+  expected = jax.grad(loss)(variables['params'], whole)
+  for size in (2, 3, 4, 6):  # 4 do not divide it: at once.
+    parts = whole.clone(conv_batch=size)
+    np.testing.assert_allclose(
+      jax.jit(parts.apply)(variables, images),
+      whole.apply(variables, images),
+      rtol=1e-5,
+    )
+    for a, b in zip(
+      jax.tree.leaves(jax.jit(jax.grad(loss), static_argnums=1)(
+        variables['params'], parts
+      )),
+      jax.tree.leaves(expected),
+      strict=True,
+    ):  # fmt: skip
+      np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())

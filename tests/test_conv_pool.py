@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.model import conv, pool
+from alexnet_jax.model import architectures, conv, pool
 
 
 def close(a, b, tolerance=1e-5):
@@ -49,6 +49,24 @@ def test_conv2d(height, width, kernel, stride, padding, groups):
   g = rng.normal(size=y.shape).astype(np.float32)
   for gradient, expected in zip(vjp(g), expected_vjp(g), strict=True):
     close(gradient, expected)
+
+
+@pytest.mark.parametrize('size', [31, 33, 34])
+@pytest.mark.parametrize('padding', [(0, 0), (2, 2), (0, 3)])
+@pytest.mark.parametrize(('kernel', 'stride'), [(11, 4), (3, 2), (2, 3)])
+def test_conv2d_of_blocks(size, padding, kernel, stride):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, size, size, 3)).astype(np.float32)
+  w = rng.normal(size=(kernel, kernel, 3, 8)).astype(np.float32)
+  layer = architectures.Conv(8, kernel, stride, padding)
+  blocks = conv.to_blocks(x, layer.blocks(size))
+  y, vjp = jax.vjp(lambda w: conv.conv2d(x, w, stride, padding, 1), w)
+  ours, ours_vjp = jax.vjp(
+    lambda w: conv.conv2d_of_blocks(blocks, w, stride), w
+  )
+  close(ours, y)
+  g = rng.normal(size=y.shape).astype(np.float32)
+  close(ours_vjp(g)[0], vjp(g)[0])
 
 
 @pytest.mark.parametrize(('window', 'stride'), [(3, 2), (2, 2), (3, 1), (2, 3)])

@@ -40,7 +40,8 @@ def layer_health(
 
   @jax.jit
   def measure(before, after, batch):
-    _, captured = model.apply(
+    # At once: a layer that is called by parts of the batch gives several.
+    _, captured = model.clone(conv_batch=None).apply(
       {'params': before},
       finish(batch),
       capture_intermediates=True,

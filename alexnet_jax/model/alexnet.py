@@ -1,13 +1,14 @@
 """AlexNet as a Flax module: a straight reading of an `Architecture`."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from alexnet_jax.model import architectures
-from alexnet_jax.model.conv import conv2d
+from alexnet_jax.model.conv import conv2d, conv2d_of_blocks
 from alexnet_jax.model.lrn import (
   local_response_normalization,
   spatial_response_normalization,
@@ -24,11 +25,15 @@ class AlexNet(nn.Module):
     dtype: of the computation, float32 or bfloat16; parameters and logits are
       float32 in either case. (float64, under `jax_enable_x64`, gives float64
       logits: for comparisons.)
+    conv_batch: pictures that the convolutions take at a time, one part of the
+      batch after the other; None: all at once. The numbers are the same. On TPU
+      128 fill its lanes, and what lies between two layers stays on the chip.
   """
 
   architecture: architectures.Architecture
   num_classes: int = 1000
   dtype: jnp.dtype = jnp.float32
+  conv_batch: int | None = None
 
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
     """Logits of a batch of images.
@@ -37,7 +42,9 @@ class AlexNet(nn.Module):
       images: `[N, H, W, 3]` RGB pixels as the config's `data.mean` and
         `data.std` leave them; the network normalizes nothing. Any size of at
         least `architecture.min_input_size` goes, but the dense layers'
-        parameters are those of one size.
+        parameters are those of one size. Or the same pixels rearranged for
+        conv1, `[N, H', W', 48]`: `conv.to_blocks(images, blocks)` with the
+        `architecture.input_blocks(H)`. The parameters are the same.
       train: whether dropout is on (it takes the 'dropout' random key).
 
     Returns:
@@ -63,14 +70,7 @@ class AlexNet(nn.Module):
   @nn.compact
   def _layers(self, images, train, logits):
     arch = self.architecture
-    if images.ndim != 4:
-      raise ValueError(f'images of shape {images.shape}: [N, H, W, 3] needed')
-    if arch.spatial_size(min(images.shape[1:3])) < 1:
-      raise ValueError(
-        f'images of {images.shape[1]}x{images.shape[2]} pixels are too small'
-        f' for {arch.name!r}: at least'
-        f' {arch.min_input_size}x{arch.min_input_size}'
-      )
+    blocked = self._check(images)
     x = images.astype(self.dtype)  # [N, 227, 227, 3]
     layers = list(zip(arch.layer_names, arch.layers, strict=True))
     if not logits:
@@ -78,17 +78,52 @@ class AlexNet(nn.Module):
       # Features are what is there before a last dropout, which may scale.
       kept = [op for op in layer.then if type(op) is not architectures.Dropout]
       layers[-2:] = [(name, dataclasses.replace(layer, then=tuple(kept)))]
-    for name, layer in layers:
-      if isinstance(layer, architectures.Conv):
+    convs = [
+      Conv(layer, self.dtype, blocked and layer is arch.layers[0], name=name)
+      for name, layer in layers
+      if isinstance(layer, architectures.Conv)
+    ]
+    outputs: list[jax.Array] = []
+    for part in _parts(x, self.conv_batch):
+      before = outputs[-1:]
+      for conv in convs:
         # conv1 [N, 55, 55, 96], conv2 [N, 27, 27, 256],
         # conv3..5 [N, 13, 13, 384 or 256]; see Figure 2.
-        x = Conv(layer, self.dtype, name=name)(x)
-      else:
-        x = x.reshape(x.shape[0], -1)  # fc6 [N, 6 * 6 * 256]
-        x = Dense(layer, self.num_classes, self.dtype, name=name)(x)
-      for op in layer.then:
-        with jax.named_scope(architectures.scope_name(name, op)):
-          x = self._apply(op, x, train)
+        part = conv(part, before)
+        part = self._then(conv.name, conv.layer, part, train)
+        before = []
+      outputs.append(part)
+    x = jnp.concatenate(outputs) if len(outputs) > 1 else outputs[0]
+    for name, layer in layers[len(convs) :]:
+      assert isinstance(layer, architectures.Dense)
+      x = x.reshape(x.shape[0], -1)  # fc6 [N, 6 * 6 * 256]
+      x = Dense(layer, self.num_classes, self.dtype, name=name)(x)
+      x = self._then(name, layer, x, train)
+    return x
+
+  def _check(self, images):
+    """Whether these are blocks of pixels; refuses what is too small."""
+    arch = self.architecture
+    if images.ndim != 4:
+      raise ValueError(f'images of shape {images.shape}: [N, H, W, 3] needed')
+    height, width, channels = images.shape[1:]
+    side, first = arch.block_size, arch.layers[0]
+    blocked = side > 1 and channels == 3 * side**2
+    if blocked and isinstance(first, architectures.Conv):
+      # What pads them is no part of the pictures.
+      height, width = (side * n - sum(first.padding) for n in (height, width))
+    if arch.spatial_size(min(height, width)) < 1:
+      raise ValueError(
+        f'images of {height}x{width} pixels are too small'
+        f' for {arch.name!r}: at least'
+        f' {arch.min_input_size}x{arch.min_input_size}'
+      )
+    return blocked
+
+  def _then(self, name, layer, x, train):
+    for op in layer.then:
+      with jax.named_scope(architectures.scope_name(name, op)):
+        x = self._apply(op, x, train)
     return x
 
   def _apply(self, op, x, train):
@@ -123,31 +158,31 @@ class Conv(nn.Module):
 
   layer: architectures.Conv
   dtype: jnp.dtype
+  blocked: bool = False
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, H, W, in]` to `[N, H', W', features]`."""
+  def __call__(
+    self, x: jax.Array, before: Sequence[jax.Array] = ()
+  ) -> jax.Array:
+    """`[N, H, W, in]`, or its blocks, to `[N, H', W', features]`.
+
+    What is `before` is computed before, so that memory is shared in turns.
+    """
     layer = self.layer
-    fan_in = layer.kernel**2 * (x.shape[-1] // layer.groups)
-    kernel_init, bias_init = _initializers(layer, fan_in)
-    kernel = self.param(
-      'kernel',
-      kernel_init,
-      (
-        layer.kernel,
-        layer.kernel,
-        x.shape[-1] // layer.groups,
-        layer.features,
-      ),
-    )
+    inputs = x.shape[-1] // layer.groups
+    if self.blocked:
+      inputs //= layer.stride**2
+    shape = (layer.kernel, layer.kernel, inputs, layer.features)
+    kernel_init, bias_init = _initializers(layer, layer.kernel**2 * inputs)
+    kernel = self.param('kernel', kernel_init, shape).astype(self.dtype)
     bias = self.param('bias', bias_init, (layer.features,))
-    x = conv2d(
-      x,
-      kernel.astype(self.dtype),
-      layer.stride,
-      layer.padding,
-      layer.groups,
-    )
+    if before:
+      # Not of `x`: the part of a batch would have to be copied for it.
+      kernel, bias, *_ = jax.lax.optimization_barrier((kernel, bias, *before))
+    if self.blocked:
+      x = conv2d_of_blocks(x, kernel, layer.stride)
+    else:
+      x = conv2d(x, kernel, layer.stride, layer.padding, layer.groups)
     return x + bias.astype(self.dtype)
 
 
@@ -166,6 +201,13 @@ class Dense(nn.Module):
     kernel = self.param('kernel', kernel_init, (x.shape[-1], features))
     bias = self.param('bias', bias_init, (features,))
     return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+def _parts(x, size):
+  """A batch in parts of `size`, or whole if they do not fill it."""
+  if not size or len(x) % size:
+    return [x]
+  return [x[i : i + size] for i in range(0, len(x), size)]
 
 
 def _initializers(layer, fan_in):

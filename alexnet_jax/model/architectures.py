@@ -81,6 +81,26 @@ Op = Activation | LRN | SpatialLRN | MaxPool | Dropout
 
 
 @dataclasses.dataclass(frozen=True)
+class Blocks:
+  """How pictures are cut into blocks for a strided first convolution.
+
+  A convolution of stride 4 over `[H, W, 3]` is one of stride 1 over blocks of
+  4 x 4 pixels, `[H', W', 48]`: space to depth. Rows, then columns, then
+  channels of a block follow each other in its depth.
+
+  Attributes:
+    size: height and width of a block, in pixels: the stride.
+    before: zeros above and to the left, the convolution's own.
+    after: zeros below and to the right, that the blocks be whole; negative
+      where no window reaches the last pixels.
+  """
+
+  size: int
+  before: int
+  after: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Conv:
   """A convolution, and what is done to its output.
 
@@ -104,6 +124,16 @@ class Conv:
   weight_std: float | None = 0.01
   bias: float = 0.0
   then: tuple[Op, ...] = ()
+
+  def output_size(self, size: int) -> int:
+    """Height and width of the output of an input of `size`, in pixels."""
+    return (size + sum(self.padding) - self.kernel) // self.stride + 1
+
+  def blocks(self, size: int) -> Blocks:
+    """How an input of height and width `size` is cut into blocks."""
+    number = self.output_size(size) - 1 + -(-self.kernel // self.stride)
+    before = self.padding[0]
+    return Blocks(self.stride, before, number * self.stride - before - size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,14 +196,28 @@ class Architecture:
     """
     for layer in self.layers:
       if isinstance(layer, Conv):
-        size += sum(layer.padding) - layer.kernel
-        size = size // layer.stride + 1
+        size = layer.output_size(size)
         for op in layer.then:
           if isinstance(op, MaxPool):
             size = (size - op.window) // op.stride + 1
       if size < 1:
         return 0
     return size
+
+  @property
+  def block_size(self) -> int:
+    """Side of the blocks that the first layer may be given; 1: of none."""
+    first = self.layers[0]
+    if not isinstance(first, Conv) or first.groups > 1:
+      return 1
+    return first.stride
+
+  def input_blocks(self, size: int) -> Blocks | None:
+    """How pictures of `size` x `size` pixels are cut; None: they are not."""
+    first = self.layers[0]
+    if self.block_size == 1 or not isinstance(first, Conv):
+      return None
+    return first.blocks(size)
 
   @property
   def min_input_size(self) -> int:
