@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from tqdm import tqdm
 
@@ -16,7 +17,8 @@ from alexnet_jax.data.cache import cached
 from alexnet_jax.data.dataset import Dataset, open_dataset, origin
 from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.learning import metrics, steps
-from alexnet_jax.learning.finish import finisher
+from alexnet_jax.learning.finish import finisher, input_blocks
+from alexnet_jax.model.architectures import Blocks
 
 
 def score(
@@ -29,6 +31,8 @@ def score(
   batch_size: int,
   crops: int,
   finish: str = 'host',
+  blocks: Blocks | None = None,
+  dtype: Any = np.float32,
   at_each_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
   """Errors and loss over a whole split.
@@ -44,6 +48,8 @@ def score(
       devices and the last batch is filled with blanks that count nothing.
     crops: 1 or 10.
     finish: 'host' or 'device'; see `input_pipeline.train_batches`.
+    blocks: see there.
+    dtype: see there.
     at_each_batch: called before each; what it raises ends the evaluation.
 
   Returns:
@@ -59,6 +65,8 @@ def score(
     batch_size=batch_size,
     crops=crops,
     finish=finish,
+    blocks=blocks,
+    dtype=dtype,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
   )
@@ -213,6 +221,7 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     checkpoint=f'step {step} ({config.eval.step})',
     data=f'{dataset.full_name} {split}',
   )
+  blocks = input_blocks(model, preprocessing.crop_size)
   start = time.time()
   with signals.StopSignals() as stop:
 
@@ -221,7 +230,9 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
         raise Interrupted('no results were written', number)
 
     scores = score(
-      steps.p_eval_step(model, finisher(preprocessing, config.eval.crops)),
+      steps.p_eval_step(
+        model, finisher(preprocessing, config.eval.crops, blocks)
+      ),
       steps.replicate(params),
       dataset,
       split,
@@ -229,6 +240,8 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
       batch_size=config.eval.batch_size,
       crops=config.eval.crops,
       finish=config.data.finish,
+      blocks=blocks,
+      dtype=model.dtype,
       at_each_batch=leave_if_told,
     )
   results = write_results(

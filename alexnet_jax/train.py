@@ -27,7 +27,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.errors import Interrupted, TrainingStopped
 from alexnet_jax.learning import health, metrics, optimizer, steps
-from alexnet_jax.learning.finish import finisher
+from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.start import (
   check_data,
   init_from,
@@ -110,12 +110,13 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
         else f'nothing to train: step {step} of {total_steps} is done'
       )
     state = steps.replicate(state)
+    blocks = input_blocks(model, config.data.crop_size)
     step_arguments = {
       'model': model,
       'tx': tx,
       'rates': optimizer.rates_of(config.optimizer, *lengths),
       'dropout_key': jax.random.key(config.seed + 1),
-      'finish': finisher(preprocessing),
+      'finish': finisher(preprocessing, blocks=blocks),
     }
     p_train_step = steps.p_train_step(**step_arguments)
     log = writer.Writer(workdir, step)
@@ -134,13 +135,17 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
 
     score = functools.partial(
       evaluate.score,
-      steps.p_eval_step(model, finisher(preprocessing, config.eval.crops)),
+      steps.p_eval_step(
+        model, finisher(preprocessing, config.eval.crops, blocks)
+      ),
       dataset=dataset,
       split=config.data.val_split,
       preprocessing=preprocessing,
       batch_size=config.eval.batch_size,
       crops=config.eval.crops,
       finish=config.data.finish,
+      blocks=blocks,
+      dtype=model.dtype,
       at_each_batch=leave_if_told,
     )
 
@@ -182,6 +187,8 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
           start=start,
           shuffle_buffer=config.data.shuffle_buffer,
           finish=config.data.finish,
+          blocks=blocks,
+          dtype=model.dtype,
           process_index=jax.process_index(),
           process_count=jax.process_count(),
         ),

@@ -4,12 +4,15 @@ import dataclasses
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from test_data import RANDOM, open_dataset
 
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.learning.finish import finisher
+from alexnet_jax.model.architectures import Conv
+from alexnet_jax.model.conv import to_blocks
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (40, 40, 3))
 STD = np.array([58.395, 57.12, 57.375])
@@ -33,18 +36,35 @@ def size(batch):
   return sum(x.nbytes for x in batch.values())
 
 
+# Cut with a border that must stay 0, and so that pixels are left out.
+BLOCKS = {
+  'pixels': None,
+  'blocks': Conv(8, kernel=11, stride=4, padding=(2, 2)).blocks(32),
+  'fewer pixels': Conv(8, kernel=3, stride=4).blocks(32),
+}
+
+
 @pytest.mark.parametrize('case', CASES)
-def test_a_training_batch(tiny, case):
+@pytest.mark.parametrize('cut', BLOCKS)
+def test_a_training_batch(tiny, case, cut):
   p = dataclasses.replace(RANDOM, **CASES[case])
+  blocks = BLOCKS[cut]
   host, device = (
     list(
       input_pipeline.train_batches(
-        tiny, 'train', p, batch_size=32, seed=0, epoch=0, finish=finish
+        tiny,
+        'train',
+        p,
+        batch_size=32,
+        seed=0,
+        epoch=0,
+        finish=finish,
+        blocks=blocks,
       )
     )
     for finish in ('host', 'device')
   )
-  finish = jax.jit(finisher(p))
+  finish = jax.jit(finisher(p, blocks=blocks))
   for theirs, ours in zip(host, device, strict=True):
     assert ours['image'].dtype == np.uint8
     assert size(ours) < 0.26 * size(theirs)
@@ -56,17 +76,53 @@ def test_a_training_batch(tiny, case):
 @pytest.mark.parametrize(
   ('case', 'crops'), list(itertools.product(list(CASES)[:3], (1, 10)))
 )
-def test_an_evaluation_batch(tiny, case, crops):
+@pytest.mark.parametrize('cut', list(BLOCKS)[:2])
+def test_an_evaluation_batch(tiny, case, crops, cut):
   p = dataclasses.replace(RANDOM, **CASES[case])
   host, device = (
     next(
       input_pipeline.eval_batches(
-        tiny, 'validation', p, batch_size=4, crops=crops, finish=finish
+        tiny,
+        'validation',
+        p,
+        batch_size=4,
+        crops=crops,
+        finish=finish,
+        blocks=BLOCKS[cut],
       )
     )
     for finish in ('host', 'device')
   )
   assert device['image'].dtype == np.uint8
   np.testing.assert_array_equal(
-    jax.jit(finisher(p, crops))(device), host['image']
+    jax.jit(finisher(p, crops, BLOCKS[cut]))(device), host['image']
   )
+
+
+@pytest.mark.parametrize('cut', list(BLOCKS)[1:])
+def test_blocks_are_the_pixels_rearranged(tiny, cut):
+  pixels, blocks = (
+    next(
+      input_pipeline.train_batches(
+        tiny, 'train', RANDOM, batch_size=8, seed=0, epoch=0, blocks=blocks
+      )
+    )
+    for blocks in (None, BLOCKS[cut])
+  )
+  np.testing.assert_array_equal(
+    to_blocks(pixels['image'], BLOCKS[cut]), blocks['image']
+  )
+
+
+def test_what_the_host_finishes_is_of_the_networks_dtype(tiny):
+  wide, narrow = (
+    next(
+      input_pipeline.train_batches(
+        tiny, 'train', RANDOM, batch_size=8, seed=0, epoch=0, dtype=dtype
+      )
+    )['image']
+    for dtype in (jnp.float32, jnp.bfloat16)
+  )
+  assert narrow.nbytes == wide.nbytes // 2
+  # As the network itself would round it.
+  np.testing.assert_array_equal(wide.astype(jnp.bfloat16), narrow)

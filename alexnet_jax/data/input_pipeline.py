@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.data import faults, preprocess
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.model.architectures import Blocks
 
 Batch = dict[str, np.ndarray]
 
@@ -36,6 +37,8 @@ def train_batches(
   start: int = 0,
   shuffle_buffer: int = 8192,
   finish: str = 'host',
+  blocks: Blocks | None = None,
+  dtype: Any = np.float32,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -56,13 +59,16 @@ def train_batches(
     shuffle_buffer: undecoded records among which the next is drawn.
     finish: 'host', or 'device': whole grey levels, which `finish.finisher`
       makes the same numbers of there.
+    blocks: how pictures are cut for the first convolution, if they are.
+    dtype: of pictures that the host finishes: the network's, which rounds them
+      to it in any case.
     process_index: which consecutive part of each global batch is wanted.
     process_count: the number of those parts.
 
   Yields:
-    `image`, float32 `[n, crop, crop, 3]`, and `label`, int32 `[n]`, with
-    n = batch_size / process_count. With 'device' `image` is uint8, and
-    `lighting` and `place` are there where `preprocess.train_view` has them.
+    `image`, `dtype` `[n, crop, crop, 3]` or its blocks, and `label`, int32
+    `[n]`, with n = batch_size / process_count. With 'device' `image` is uint8,
+    and `lighting` and `place` are there where `preprocess.train_view` has them.
 
   Raises:
     UserError: an example cannot be used, or a file is damaged; its key or name
@@ -97,9 +103,10 @@ def train_batches(
     example = dataset.parse(record)
     drawn = {name: tf.gather(x, position) for name, x in draws.items()}
     view = preprocess.train_view(example['image'], drawn, p, is_square_jpeg)
-    if finish == 'host':
-      view = {'image': preprocess.finish(view, p)}
-    return {**view, 'label': _int32(example['label'])}
+    return {
+      **device_input(view, p, finish, blocks, dtype),
+      'label': _int32(example['label']),
+    }
 
   records = in_order(dataset.records(split, epoch_seed))
   batches = _map(records, view).batch(local_size, drop_remainder=True)
@@ -125,6 +132,8 @@ def eval_batches(
   batch_size: int,
   crops: int = 1,
   finish: str = 'host',
+  blocks: Blocks | None = None,
+  dtype: Any = np.float32,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -140,6 +149,8 @@ def eval_batches(
     batch_size: global; a multiple of `process_count`.
     crops: 1 (centre) or 10.
     finish: 'host' or 'device'; see `train_batches`.
+    blocks: see `train_batches`.
+    dtype: see `train_batches`.
     process_index: which consecutive part of each global batch is wanted.
     process_count: the number of those parts.
 
@@ -164,10 +175,8 @@ def eval_batches(
     view = preprocess.eval_views(
       example['image'], preprocessing, crops, is_square_jpeg
     )
-    if finish == 'host':
-      view = {'image': preprocess.finish(view, preprocessing)}
     return {
-      **view,
+      **device_input(view, preprocessing, finish, blocks, dtype),
       'label': _int32(example['label']),
       'mask': tf.constant(1.0),
     }
@@ -191,6 +200,22 @@ def eval_batches(
     yield _pad(
       {name: x[None][:0] for name, x in blank.items()}, blank, local_size
     )
+
+
+def device_input(
+  view: preprocess.View,
+  preprocessing: preprocess.Preprocessing,
+  finish: str,
+  blocks: Blocks | None,
+  dtype: Any,
+) -> preprocess.View:
+  """What the device is given of a view."""
+  if finish == 'host':
+    image = preprocess.finish(view, preprocessing)
+    view = {'image': tf.cast(image, np.dtype(dtype))}
+  if blocks:
+    view = {**view, 'image': preprocess.to_blocks(view['image'], blocks)}
+  return view
 
 
 def _int32(label):

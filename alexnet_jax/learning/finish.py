@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from alexnet_jax.model import AlexNet
+from alexnet_jax.model.architectures import Blocks
+from alexnet_jax.model.conv import to_blocks
 
 if TYPE_CHECKING:
   from alexnet_jax.data.preprocess import Preprocessing
@@ -24,12 +29,15 @@ def finished_on_host(batch: dict[str, jax.Array]) -> jax.Array:
   return batch['image']
 
 
-def finisher(p: Preprocessing, crops: int = 1) -> Finish:
+def finisher(
+  p: Preprocessing, crops: int = 1, blocks: Blocks | None = None
+) -> Finish:
   """A function from a batch to the network's input.
 
   Args:
     p: the training set's preprocessing.
     crops: views of a picture in an evaluation.
+    blocks: how the host has cut the pictures, if it has.
 
   Returns:
     It takes uint8 `image`, `[n, H, W, 3]` or of an evaluation
@@ -40,11 +48,19 @@ def finisher(p: Preprocessing, crops: int = 1) -> Finish:
   """
   size = p.crop_size
   fixed = p.mean_of_crops(crops)
+  # What pads a picture stays 0.
+  inside = np.ones_like(fixed, bool)
+  repeats = 1
+  if blocks:
+    fixed, inside = (to_blocks(x, blocks) for x in (fixed, inside))
+    repeats = blocks.size**2
+  padded = not inside.all()
 
   def moving_mean(place):
     mean = jnp.asarray(p.mean, jnp.float32)
     part = jax.lax.dynamic_slice(mean, (place[0], place[1], 0), (size, size, 3))
-    return jnp.where(place[2] > 0, part[:, ::-1], part)
+    part = jnp.where(place[2] > 0, part[:, ::-1], part)
+    return to_blocks(part, blocks) if blocks else part
 
   def finish(batch):
     images = batch['image']
@@ -57,8 +73,29 @@ def finisher(p: Preprocessing, crops: int = 1) -> Finish:
       images -= fixed
     lit = 'lighting' in batch
     if lit:
-      images += batch['lighting'][:, None, None, :]
+      lighting = jnp.tile(batch['lighting'], repeats)
+      images += lighting[:, None, None, :]
     scale = p.pixel_scale(lit)
-    return images if scale is None else images * scale
+    if scale is not None:
+      images *= np.tile(scale, repeats)
+    return jnp.where(inside, images, 0) if padded else images
 
   return finish
+
+
+def input_blocks(
+  model: AlexNet, crop_size: int, platform: str | None = None
+) -> Blocks | None:
+  """How the host cuts pictures for conv1, where it pays: on TPU.
+
+  Three channels leave its matrix units idle, and to rearrange the pixels there
+  takes what it saves (docs/speed.md).
+
+  Args:
+    model: the network.
+    crop_size: height and width of the pictures, in pixels.
+    platform: of the devices; JAX's own where not given.
+  """
+  if (platform or jax.default_backend()) != 'tpu':
+    return None
+  return model.architecture.input_blocks(crop_size)

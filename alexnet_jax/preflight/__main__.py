@@ -146,9 +146,7 @@ def _check_run(config, topology, checks, result) -> None:
   if dataset and config.data.on_error == 'stop':
     _say('measuring the input ...')
     with checks.row('input') as found:
-      rate = checks_lib.input_rate(
-        config, dataset, steps.preprocessing, topology.num_hosts
-      )
+      rate = checks_lib.input_rate(config, dataset, steps, topology.num_hosts)
       found.append(f'{rate:,.0f} images/s on this host')
       result['input'] = report.verdict(rate, result, topology, dataset)
 

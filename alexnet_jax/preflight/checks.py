@@ -11,10 +11,10 @@ from etils import epath
 
 from alexnet_jax import config as config_lib
 from alexnet_jax import config_values, guards, pretrained, start, workdirs
-from alexnet_jax.data import input_pipeline, preprocess
+from alexnet_jax.data import input_pipeline
 from alexnet_jax.data.dataset import Dataset, open_dataset
 from alexnet_jax.errors import UserError
-from alexnet_jax.preflight.compilation import like_preprocessing
+from alexnet_jax.preflight.compilation import Steps, like_preprocessing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +191,7 @@ def _check_writable(workdir: epath.Path) -> None:
 def input_rate(
   config: config_lib.Config,
   dataset: Dataset,
-  preprocessing: preprocess.Preprocessing,
+  steps: Steps,
   num_hosts: int,
   seconds: float = 2.0,
 ) -> float:
@@ -209,12 +209,14 @@ def input_rate(
     batches = input_pipeline.train_batches(
       dataset,
       split,
-      preprocessing,
+      steps.preprocessing,
       batch_size=size,
       seed=config.seed,
       epoch=epoch,
       shuffle_buffer=config.data.shuffle_buffer,
       finish=config.data.finish,
+      blocks=steps.blocks,
+      dtype=steps.model.dtype,
       process_count=num_hosts,
     )
     next(batches, None)

@@ -15,7 +15,7 @@ from alexnet_jax import pretrained, start
 from alexnet_jax.data import color_stats, input_pipeline, preprocess
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import optimizer, steps
-from alexnet_jax.learning.finish import finisher
+from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.preflight.executables import Kernels, Memory, Program, memory
 from alexnet_jax.preflight.topologies import Topology, out_of_memory
 
@@ -33,7 +33,7 @@ class Step:
     memory: what the program needs; None where it did not fit.
     needed_bytes: on one device, while it runs in its place: the program's, and
       what waits beside it.
-    flops: of one device, by XLA's count.
+    flops: of one device, by XLA's count before it was compiled.
     cycles: the compiler's estimate by part of the step; empty where it has
       none.
     without_estimate: operations to which it gives none.
@@ -66,28 +66,42 @@ class Step:
 class Steps:
   """The steps of a config, ready to be compiled for a topology."""
 
-  def __init__(self, config: config_lib.Config, topology: Topology):
+  def __init__(
+    self,
+    config: config_lib.Config,
+    topology: Topology,
+    model: Any = None,
+    blocks: bool = True,
+  ):
+    """Of the config's network, or of a `model` with parameters like its.
+
+    Without `blocks` it gets pixels on TPU too.
+    """
     self._config = config
     self._topology = topology
-    self._model = pretrained.build_model(config.model)
+    own = pretrained.build_model(config.model, topology.platform)
+    self.model = model or own
+    self._dtype = own.dtype
     self.preprocessing = like_preprocessing(config)
+    size = config.data.crop_size
+    self.blocks = input_blocks(own, size, topology.platform) if blocks else None
     tx = optimizer.paper_sgd(
       config.optimizer.momentum, config.optimizer.rate_in_velocity
     )
     plateau = optimizer.plateau_decay(config.optimizer)
     lengths = STEPS_PER_EPOCH, STEPS_PER_EPOCH * config.num_epochs
     self._make_state = lambda: steps.create_train_state(
-      self._model, tx, plateau, config.data.crop_size, config.seed
+      self.model, tx, plateau, config.data.crop_size, config.seed
     )
     self._state = jax.eval_shape(self._make_state)
     self._arguments = {
-      'model': self._model,
+      'model': self.model,
       'tx': tx,
       'rates': optimizer.rates_of(config.optimizer, *lengths),
       'dropout_key': jax.random.key(config.seed + 1),
-      'finish': finisher(self.preprocessing),
+      'finish': finisher(self.preprocessing, blocks=self.blocks),
     }
-    self._scopes = self._model.architecture.scope_names + steps.SCOPE_NAMES
+    self._scopes = own.architecture.scope_names + steps.SCOPE_NAMES
 
   @property
   def checkpoint_bytes(self) -> int:
@@ -114,8 +128,9 @@ class Steps:
     p = self.preprocessing
     draws = {name: x[0] for name, x in preprocess.draw(p, 1, 0).items()}
     view = preprocess.train_view(_picture(p), draws, p, False)
-    if self._config.data.finish == 'host':
-      view = {'image': preprocess.finish(view, p)}
+    view = input_pipeline.device_input(
+      view, p, self._config.data.finish, self.blocks, self._dtype
+    )
     return self._batch({**view, 'label': np.int32(0)}, batch_size)
 
   def eval_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -123,8 +138,9 @@ class Steps:
     p = self.preprocessing
     crops = self._config.eval.crops
     view = preprocess.eval_views(_picture(p), p, crops, False)
-    if self._config.data.finish == 'host':
-      view = {'image': preprocess.finish(view, p)}
+    view = input_pipeline.device_input(
+      view, p, self._config.data.finish, self.blocks, self._dtype
+    )
     label, mask = np.int32(0), np.float32(1)
     return self._batch({**view, 'label': label, 'mask': mask}, batch_size)
 
@@ -152,10 +168,10 @@ class Steps:
 
     While it runs the velocity is on the device too.
     """
-    finish = finisher(self.preprocessing, self._config.eval.crops)
+    finish = finisher(self.preprocessing, self._config.eval.crops, self.blocks)
 
     def step_on(devices):
-      return steps.p_eval_step(self._model, finish, devices=devices)
+      return steps.p_eval_step(self.model, finish, devices=devices)
 
     batch = self.eval_batch(batch_size)
     state = self._state
@@ -192,7 +208,7 @@ class Steps:
       seconds,
       needs,
       needs.peak + needs.code + waiting,
-      flops=_flops(compiled) or _flops_on_cpu(step_on, first, batch),
+      flops=_flops_of_network(step_on, first, batch) or _flops(compiled),
       cycles=cycles,
       without_estimate=without,
       kernels=program.kernels() if gpu else None,
@@ -206,12 +222,20 @@ def _flops(stage: Any) -> float | None:
   return analysis and analysis['flops']
 
 
-def _flops_on_cpu(step_on, first, batch) -> float | None:
-  """Where a compiler does not count: one device's share, before compiling."""
+def _flops_of_network(step_on, first, batch) -> float | None:
+  """Of one device's share, before any compiler has made it its own.
+
+  As lowered for CPU: on TPU sums over channels are products, which are no
+  arithmetic of the network's.
+  """
+  try:
+    [device] = jax.devices('cpu')[:1]
+  except RuntimeError:  # JAX was told of other platforms alone.
+    return None
   share = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), batch
   )
-  return _flops(step_on(jax.devices('cpu')[:1]).lower(first, share))
+  return _flops(step_on([device]).lower(first, share))
 
 
 def _num_bytes(tree: Any) -> int:
