@@ -33,8 +33,8 @@ class TrainState(flax.struct.PyTreeNode):
     plateau: state of the plateau rule; `plateau.scale` multiplies the rate.
     sums: metric sums of the steps since the last line of the log. They are
       here so that a run that was stopped logs what one never stopped logs.
-    not_finite: the first step (from 1) whose loss or gradient was NaN or
-      infinite, int32; 0 as long as there is none.
+    not_finite: the first step (from 1) whose loss, gradient or update was NaN
+      or infinite, int32; 0 as long as there is none.
   """
 
   step: jax.Array
@@ -126,7 +126,10 @@ def train_step(
     )
     params = optax.apply_updates(state.params, updates)
   with jax.named_scope('not_finite'):
-    first = (state.not_finite == 0) & ~all_finite((sums['loss'], grads))
+    # Of the sum of what the update writes anyway: that costs no pass over the
+    # gradients, and what is not finite in a gradient is not finite here.
+    moved = jax.tree.map(jnp.add, params, opt_state.trace)
+    first = (state.not_finite == 0) & ~all_finite((sums['loss'], moved))
   return state.replace(
     step=state.step + 1,
     not_finite=jnp.where(first, state.step + 1, state.not_finite),
