@@ -67,8 +67,13 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.base
-	$(BIN)/python benchmarks/cpu_step.py
+# Some 25 minutes on two cores that do nothing else; writes docs/benchmarks.md.
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run_all.py
+
+$(VENV)/.bench: $(VENV)/.base
+	$(BIN)/pip install -q -c requirements-pinned.txt -e '.[bench,tpu]'
+	touch $@
 
 venv: $(VENV)/.base
 	$(if $(EXTRAS),$(BIN)/pip install -q -c requirements-pinned.txt -e '.[$(EXTRAS)]')

@@ -1,155 +1,170 @@
-"""One training step on CPU: this project against plain Flax.
+"""AlexNet on CPU: this project, plain Flax, PyTorch and TensorFlow.
 
-  python benchmarks/cpu_step.py [--batch_size=64] [--repeats=5]
+  python benchmarks/cpu_step.py [--batch_size=64] [--rounds=7]
+    [--networks=torchvision,paper] [--modes=training,inference]
 
-Plain Flax is what one would write first: nn.Conv with feature_group_count,
-nn.max_pool, and LRN by reduce_window, in a donated, jitted step. The two take
-turns within one run; medians are compared, since the machine is noisy. The
-last line is a JSON object.
+A training step in float32: forward, backward, SGD with momentum and weight
+decay, dropout. Inference is the forward pass alone. The libraries take turns,
+each in a process of its own (`turns.py`), at their best settings (`peers.py`);
+a ratio is the median of the rounds'. The ceiling is what a matrix product of
+4096 x 4096 reaches in the same rounds. The last line is a JSON object.
 """
 
 import argparse
 import functools
-import json
 import statistics
-import time
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
+import peers
+import turns
 
-from alexnet_jax.learning import optimizer
-from alexnet_jax.model import ARCHITECTURES, AlexNet, Architecture
+from alexnet_jax.learning import optimizer, steps
+from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.model import architectures as layers
+from configs import default
 
-# SPEED targets: how many times the images/s of plain Flax.
-TARGETS = {'cpu_torchvision_vs_flax': 2.2, 'cpu_paper_vs_flax': 4.0}
-
-
-class PlainAlexNet(nn.Module):
-  """The same network of Flax's own layers; its parameters are AlexNet's."""
-
-  architecture: Architecture
-  num_classes: int = 1000
-
-  @nn.compact
-  def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-    """`[N, H, W, 3]` to `[N, num_classes]`."""
-    arch = self.architecture
-    for name, layer in zip(arch.layer_names, arch.layers, strict=True):
-      if isinstance(layer, layers.Conv):
-        x = nn.Conv(
-          layer.features,
-          (layer.kernel, layer.kernel),
-          layer.stride,
-          padding=[layer.padding] * 2,
-          feature_group_count=layer.groups,
-          name=name,
-        )(x)
-      else:
-        x = nn.Dense(layer.features or self.num_classes, name=name)(
-          x.reshape(len(x), -1)
-        )
-      for op in layer.then:
-        x = _plain_op(op, x, train)
-    return x
+# How many times the images/s of each in a training step.
+TARGETS = {
+  'cpu_torchvision_vs_pytorch': 0.95,
+  'cpu_paper_vs_pytorch': 1.3,
+  'cpu_torchvision_vs_flax': 2.2,
+  'cpu_paper_vs_flax': 4.0,
+}
+PRODUCT = 4096
 
 
-def _plain_op(op, x, train):
-  match op:
-    case layers.Activation():
-      return nn.relu(x)
-    case layers.LRN():
-      half = op.size // 2
-      total = jax.lax.reduce_window(
-        x * x, 0.0, jax.lax.add, (1, 1, 1, op.size), (1, 1, 1, 1),
-        ((0, 0), (0, 0), (0, 0), (half, half)),
-      )  # fmt: skip
-      return x / (op.k + op.alpha * total) ** op.beta
-    case layers.MaxPool():
-      return nn.max_pool(x, (op.window,) * 2, (op.stride,) * 2)
-    case layers.Dropout():
-      return nn.Dropout(op.rate, deterministic=not train)(x)
-  raise TypeError(f'unknown operation {op!r}')
-
-
-def compile_step(model, variables, batch):
-  """A compiled step `(params, opt_state, batch) -> (params, opt_state)`."""
-  tx = optimizer.paper_sgd()
-  rates = optimizer.Rates(
-    jax.tree.map(lambda _: 1e-6, variables['params']),
-    jax.tree.map(lambda _: 5e-4, variables['params']),
-  )
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, opt_state, images, labels):
-    def loss_fn(params):
-      logits = model.apply(
-        {'params': params},
-        images,
-        train=True,
-        rngs={'dropout': jax.random.key(0)},
-      )
-      return optax.softmax_cross_entropy_with_integer_labels(
-        logits, labels
-      ).mean()
-
-    grads = jax.grad(loss_fn)(params)
-    updates, opt_state = tx.update(grads, opt_state, params, rates=rates)
-    return optax.apply_updates(params, updates), opt_state
-
-  params = jax.tree.map(jnp.copy, variables['params'])
-  state = (params, tx.init(params))
-  return step.lower(*state, *batch).compile(), state
-
-
-def measure(name: str, batch_size: int, repeats: int) -> dict[str, float]:
-  """Median images/s of each form of a network, taking turns."""
+def ours(name: str, batch_size: int, train: bool) -> turns.Once:
+  """This project's network, in the step that the training loop runs."""
   architecture = ARCHITECTURES[name]
-  size = architecture.input_size
-  rng = np.random.default_rng(0)
-  batch = (
-    jnp.asarray(rng.normal(size=(batch_size, size, size, 3)) * 50, jnp.float32),
-    jnp.asarray(rng.integers(0, 1000, batch_size), jnp.int32),
+  model = AlexNet(architecture)
+  if not train:
+    return peers.flax_inference(model, architecture, batch_size)
+  config = default.get_config().optimizer
+  config.learning_rate = peers.RATE
+  tx = optimizer.paper_sgd()
+  state = steps.create_train_state(
+    model, tx, optimizer.plateau_decay(config), architecture.input_size, 0
   )
-  forms = {'flax': PlainAlexNet(architecture), 'ours': AlexNet(architecture)}
-  variables = jax.jit(forms['ours'].init)(jax.random.key(0), batch[0][:1])
-  compiled = {
-    form: compile_step(model, variables, batch) for form, model in forms.items()
-  }
-  seconds: dict[str, list[float]] = {form: [] for form in forms}
-  for repeat in range(repeats + 1):
-    for form, (step, state) in compiled.items():
-      start = time.perf_counter()
-      state = jax.block_until_ready(step(*state, *batch))
-      if repeat:  # The first warms up.
-        seconds[form].append(time.perf_counter() - start)
-      compiled[form] = (step, state)
-  return {
-    form: batch_size / statistics.median(times)
-    for form, times in seconds.items()
-  }
+  state = [steps.replicate(state)]
+  images, labels = peers.batch_of(architecture, batch_size)
+  batch = jax.device_put({'image': images[None], 'label': labels[None]})
+  step = steps.p_train_step(
+    model=model,
+    tx=tx,
+    rates=optimizer.rates_of(config, 1000, 90_000),
+    dropout_key=jax.random.key(0),
+  )
+
+  def once():
+    state[:] = [jax.block_until_ready(step(*state, batch))]
+
+  return once
+
+
+def plain_flax(name: str, batch_size: int, train: bool) -> turns.Once:
+  """The same of Flax's own layers, and of XLA's own choices."""
+  turns.xla_defaults()
+  architecture = ARCHITECTURES[name]
+  make = peers.flax_step if train else peers.flax_inference
+  return make(peers.plain_flax(architecture), architecture, batch_size)
+
+
+def flops(name: str, train: bool) -> float:
+  """Of a picture: two for each multiplication of the layers' products.
+
+  The gradient of the picture itself is not computed.
+  """
+  architecture = ARCHITECTURES[name]
+  inputs, size = 3, architecture.input_size
+  forward = []
+  for layer in architecture.layers:
+    if isinstance(layer, layers.Conv):
+      size = (size + sum(layer.padding) - layer.kernel) // layer.stride + 1
+      each = layer.kernel**2 * inputs // layer.groups
+      forward.append(size**2 * each * layer.features)
+      inputs = layer.features
+    else:
+      outputs = layer.features or 1000
+      forward.append(inputs * size**2 * outputs)
+      inputs, size = outputs, 1
+    for op in layer.then:
+      if isinstance(op, layers.MaxPool):
+        size = (size - op.window) // op.stride + 1
+  total = sum(forward)
+  return 2.0 * (3 * total - forward[0] if train else total)
+
+
+def measure(
+  name: str, train: bool, batch_size: int, rounds: int
+) -> dict[str, list[float]]:
+  """Seconds of each library's turns; PyTorch's are its faster layout's."""
+  architecture = ARCHITECTURES[name]
+  arguments = (name, batch_size, train)
+  pytorch = functools.partial(
+    peers.pytorch_step, architecture, batch_size, train=train
+  )
+  seconds = turns.take_turns(
+    {
+      'ours': functools.partial(ours, *arguments),
+      'PyTorch': functools.partial(pytorch, channels_last=False),
+      'PyTorch, channels last': functools.partial(pytorch, channels_last=True),
+      'TensorFlow': functools.partial(
+        peers.keras_step, architecture, batch_size, train
+      ),
+      'plain Flax': functools.partial(plain_flax, *arguments),
+      'matrix product': functools.partial(turns.matrix_product, PRODUCT),
+    },
+    rounds,
+  )
+  layouts = seconds['PyTorch'], seconds.pop('PyTorch, channels last')
+  seconds['PyTorch'] = min(layouts, key=statistics.median)
+  return seconds
 
 
 def main() -> None:
-  """Prints a table and the JSON line."""
+  """Prints a table for each network and mode, and the JSON line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--batch_size', type=int, default=64)
-  parser.add_argument('--repeats', type=int, default=5)
+  parser.add_argument('--rounds', type=int, default=7)
+  parser.add_argument('--networks', default='torchvision,paper')
+  parser.add_argument('--modes', default='training,inference')
   arguments = parser.parse_args()
-  print(f'{"network":<14}{"plain Flax":>12}{"ours":>12}{"ratio":>8}  images/s')
-  ratios = {}
-  for name in ('torchvision', 'paper'):
-    speed = measure(name, arguments.batch_size, arguments.repeats)
-    ratio = speed['ours'] / speed['flax']
-    ratios[f'cpu_{name}_vs_flax'] = round(ratio, 3)
-    print(
-      f'{name:<14}{speed["flax"]:>12.1f}{speed["ours"]:>12.1f}{ratio:>8.2f}'
-    )
-  met = all(ratios[name] >= target for name, target in TARGETS.items())
-  print(json.dumps({'ratios': ratios, 'targets': TARGETS, 'met': met}))
+  keys = {'PyTorch': 'pytorch', 'TensorFlow': 'tf', 'plain Flax': 'flax'}
+  ratios, speeds = {}, {}
+  for mode in arguments.modes.split(','):
+    train = mode == 'training'
+    print(f'\n{mode}, batch {arguments.batch_size}, images/s (ours is so many'
+          ' times as fast)')  # fmt: skip
+    columns = ('ours', *keys, 'of the ceiling')
+    print(f'{"network":<12}' + ''.join(f'{c:>16}' for c in columns))
+    for name in arguments.networks.split(','):
+      seconds = measure(name, train, arguments.batch_size, arguments.rounds)
+      product = seconds.pop('matrix product')
+      speed = {
+        form: arguments.batch_size / statistics.median(each)
+        for form, each in seconds.items()
+      }
+      cells = [f'{speed["ours"]:.1f}']
+      for form, key in keys.items():
+        times = turns.ratio(seconds[form], seconds['ours'])
+        prefix = 'cpu' if train else 'cpu_inference'
+        ratios[f'{prefix}_{name}_vs_{key}'] = times
+        cells.append(f'{speed[form]:.1f} ({times:.2f})')
+      ceiling = 2 * PRODUCT**3 / statistics.median(product)
+      share = speed['ours'] * flops(name, train) / ceiling
+      cells.append(f'{share:.0%} of {ceiling / 1e9:.0f} G')
+      print(f'{name:<12}' + ''.join(f'{cell:>16}' for cell in cells))
+      speeds[f'{name} {mode}'] = {
+        **{form: round(value, 2) for form, value in speed.items()},
+        'share of matrix-product ceiling': round(share, 3),
+        'matrix-product GFLOP/s': round(ceiling / 1e9, 1),
+      }
+  turns.print_result(
+    ratios,
+    {name: least for name, least in TARGETS.items() if name in ratios},
+    images_per_second=speeds,
+    **turns.machine('jax', 'flax', 'torch', 'tensorflow-cpu', 'keras'),
+  )
 
 
 if __name__ == '__main__':

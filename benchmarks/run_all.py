@@ -1,0 +1,96 @@
+"""Runs the benchmarks and writes docs/benchmarks.md (`make bench`).
+
+  python benchmarks/run_all.py [--only=cpu_step,lrn] [--data_dir=DIR]
+
+With `--only` the others' parts of the page stay as they are. Those of the input
+read ImageNet's files from DIR, and are left out without it.
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).resolve().parent
+PAGE = HERE.parent / 'docs' / 'benchmarks.md'
+BENCHMARKS = (
+  'cpu_step',
+  'lrn',
+  'train_overhead',
+  'startup',
+  'tpu_step',
+  'input_pipeline',
+)
+HEAD = """# Benchmarks
+
+Written by `make bench`: each part is what its command printed, in one run.
+Machines are noisy and their noise comes in waves, so what is compared took
+turns there: read the ratios. What was tried, and what bounds it:
+[speed.md](speed.md).
+"""
+
+
+def part(name: str, arguments: list[str]) -> str:
+  """What one benchmark printed, as Markdown."""
+  command = [sys.executable, f'benchmarks/{name}.py', *arguments]
+  print(f'{name} ...', file=sys.stderr, flush=True)
+  done = subprocess.run(
+    command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=True
+  )
+  *table, last = done.stdout.strip().splitlines()
+  result = json.loads(last)
+  where = [
+    f'{key} {result[key]}'
+    for key in result
+    if key not in ('ratios', 'targets', 'met', 'missed')
+    and isinstance(result[key], str)
+  ]
+  rows = [
+    f'| `{key}` | {value:g} | {result["targets"].get(key, "-")} |'
+    for key, value in result['ratios'].items()
+  ]
+  return '\n'.join([
+    f'## {name}',
+    '',
+    f'`python benchmarks/{name}.py`; ' + ', '.join(where),
+    '',
+    '```',
+    *table,
+    '```',
+    '',
+    '| ratio | found | target |',
+    '|---|---|---|',
+    *rows,
+    '',
+    'Targets met.' if result['met'] else 'Missed: ' + ', '.join(
+      f'`{key}`' for key in result.get('missed', ['see above'])
+    ) + '.',
+  ])  # fmt: skip
+
+
+def main() -> None:
+  """Runs what is asked for, and writes the page."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--only', default=','.join(BENCHMARKS))
+  parser.add_argument('--data_dir')
+  arguments = parser.parse_args()
+  asked = arguments.only.split(',')
+  if unknown := set(asked) - set(BENCHMARKS):
+    parser.error(f'no benchmark {sorted(unknown)}: {", ".join(BENCHMARKS)}')
+  there = PAGE.read_text().split('\n## ')[1:] if PAGE.exists() else []
+  parts = {re.split(r'\W', text)[0]: f'## {text}'.rstrip() for text in there}
+  for name in asked:
+    if name == 'input_pipeline' and not arguments.data_dir:
+      print('input_pipeline needs --data_dir: left out', file=sys.stderr)
+      continue
+    own = [f'--data_dir={arguments.data_dir}'] * (name == 'input_pipeline')
+    parts[name] = part(name, own)
+    pieces = [parts[key] for key in BENCHMARKS if key in parts]
+    PAGE.write_text('\n'.join([HEAD, *pieces]).replace('\n## ', '\n\n## ')
+                    .replace('\n\n\n', '\n\n') + '\n')  # fmt: skip
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,91 @@
+"""What the training loop costs beside the step itself.
+
+  python benchmarks/train_overhead.py [--epochs=2] [--rounds=3]
+
+Real runs of configs/digits.py take turns, with a log line every 10 steps and a
+checkpoint every 20 (some 3 s), and with neither before an epoch's end. Runs of
+two lengths are subtracted, so that starting and compiling count nothing;
+evaluations and the saves at epochs' ends are in both. The bare step is the
+compiled one on a batch that is there. The last line is a JSON object.
+"""
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+
+import jax
+import turns
+from etils import epath
+
+from alexnet_jax import train as train_lib
+from alexnet_jax.preflight import compilation, topologies
+from configs import digits
+
+FORMS = {'everything on': (10, 20), 'off': (1_000_000, 0)}
+MOST = {'train_overhead': 1.03}
+STEPS_PER_EPOCH = 45
+
+
+def seconds_of_a_run(form: str, epochs: int) -> float:
+  """Wall clock of one run, from its start to its results."""
+  config = digits.get_config()
+  config.log_every_steps, config.checkpoint.every_steps = FORMS[form]
+  # The schedule may not end before the rate drops, nor depend on the length.
+  config.optimizer.schedule = 'constant'
+  config.num_epochs = epochs
+  config.guards.stall = 'off'
+  with (
+    tempfile.TemporaryDirectory() as folder,
+    contextlib.redirect_stdout(io.StringIO()),
+    contextlib.redirect_stderr(io.StringIO()),
+  ):
+    start = time.perf_counter()
+    train_lib.train(config, epath.Path(folder) / 'run')
+    return time.perf_counter() - start
+
+
+def bare_step() -> float:
+  """Seconds of the step on a batch that is there."""
+  config = digits.get_config()
+  steps = compilation.Steps(config, topologies.find('local'))
+  compiled = steps.train(config.batch_size).compiled
+  return config.batch_size / steps.measure(compiled, config.batch_size)
+
+
+def main() -> None:
+  """Prints a table and the JSON line."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--epochs', type=int, default=2)
+  parser.add_argument('--rounds', type=int, default=3)
+  arguments = parser.parse_args()
+  with tempfile.TemporaryDirectory() as cache:
+    jax.config.update('jax_compilation_cache_dir', cache)
+    for form in FORMS:  # Compiles, and prepares the digits.
+      seconds_of_a_run(form, 1)
+    seconds: dict[str, list[float]] = {form: [] for form in FORMS}
+    bare = []
+    for _ in range(arguments.rounds):
+      for form, each in seconds.items():
+        longer = seconds_of_a_run(form, 1 + arguments.epochs)
+        shorter = seconds_of_a_run(form, 1)
+        each.append((longer - shorter) / arguments.epochs / STEPS_PER_EPOCH)
+      bare.append(bare_step())
+  print('digits, ms a step (its share of an epoch, evaluation included)')
+  for form, each in (*seconds.items(), ('bare step', bare)):
+    print(f'{form:<16}{statistics.median(each) * 1e3:>10.1f}')
+  turns.print_result(
+    {
+      'train_overhead': turns.ratio(seconds['everything on'], seconds['off']),
+      'loop_vs_bare_step': turns.ratio(seconds['everything on'], bare),
+    },
+    {},
+    MOST,
+    **turns.machine('jax', 'orbax-checkpoint', 'tensorflow-datasets'),
+  )
+
+
+if __name__ == '__main__':
+  main()
