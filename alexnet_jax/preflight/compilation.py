@@ -1,6 +1,7 @@
 """The real training and evaluation steps of a config, compiled for devices."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -156,33 +157,33 @@ class Steps:
 
   def train(self, batch_size: int) -> Step:
     """The training step, compiled."""
-
-    def step_on(devices):
-      return steps.p_train_step(**self._arguments, devices=devices)
-
-    batch = self.train_batch(batch_size)
-    return self._compile(step_on, self._state, batch, batch_size, waiting=0)
+    return self._compile(Steps._train_parts, batch_size, waiting=0)
 
   def evaluate(self, batch_size: int) -> Step:
     """The evaluation step, compiled.
 
     While it runs the velocity is on the device too.
     """
-    finish = finisher(self.preprocessing, self._config.eval.crops, self.blocks)
+    waiting = _num_bytes(self._state) - _num_bytes(self._state.params)
+    return self._compile(Steps._eval_parts, batch_size, waiting)
 
-    def step_on(devices):
-      return steps.p_eval_step(self.model, finish, devices=devices)
+  def _train_parts(self, batch_size):
+    """The step on some devices, and the shapes of what it takes."""
+    step_on = functools.partial(steps.p_train_step, **self._arguments)
+    return step_on, self._state, self.train_batch(batch_size)
 
-    batch = self.eval_batch(batch_size)
-    state = self._state
-    waiting = _num_bytes(state) - _num_bytes(state.params)
-    return self._compile(step_on, state.params, batch, batch_size, waiting)
+  def _eval_parts(self, batch_size):
+    crops = self._config.eval.crops
+    finish = finisher(self.preprocessing, crops, self.blocks)
+    step_on = functools.partial(steps.p_eval_step, self.model, finish)
+    return step_on, self._state.params, self.eval_batch(batch_size)
 
-  def _compile(self, step_on, first, batch, batch_size, waiting) -> Step:
+  def _compile(self, parts_of, batch_size, waiting) -> Step:
+    step_on, first, batch = parts_of(self, batch_size)
     # Batches that were sent ahead.
     per_device = _num_bytes(batch) // len(self._topology.devices)
     waiting += input_pipeline.PREFETCH * per_device
-    lowered = step_on(list(self._topology.devices)).lower(first, batch)
+    lowered = step_on(devices=list(self._topology.devices)).lower(first, batch)
     begin = time.monotonic()
     try:
       compiled = lowered.compile(
@@ -208,7 +209,7 @@ class Steps:
       seconds,
       needs,
       needs.peak + needs.code + waiting,
-      flops=_flops_of_network(step_on, first, batch) or _flops(compiled),
+      flops=self._flops(parts_of, batch_size) or _flops(compiled),
       cycles=cycles,
       without_estimate=without,
       kernels=program.kernels() if gpu else None,
@@ -216,26 +217,29 @@ class Steps:
       compiled=compiled,
     )
 
+  def _flops(self, parts_of, batch_size) -> float | None:
+    """Of one device's share, before it is made another computation.
+
+    As lowered for CPU, of pixels: on TPU conv1 has 12 x 12 taps, over blocks,
+    and sums over channels are products, no arithmetic of the network's.
+    """
+    try:
+      devices = jax.devices('cpu')[:1]
+    except RuntimeError:  # JAX was told of other platforms alone.
+      return None
+    of_pixels = self
+    if self.blocks:
+      of_pixels = Steps(self._config, self._topology, self.model, blocks=False)
+    step_on, first, batch = parts_of(of_pixels, batch_size)
+    share = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), batch
+    )
+    return _flops(step_on(devices=devices).lower(first, share))
+
 
 def _flops(stage: Any) -> float | None:
   analysis = stage.cost_analysis()
   return analysis and analysis['flops']
-
-
-def _flops_of_network(step_on, first, batch) -> float | None:
-  """Of one device's share, before any compiler has made it its own.
-
-  As lowered for CPU: on TPU sums over channels are products, which are no
-  arithmetic of the network's.
-  """
-  try:
-    [device] = jax.devices('cpu')[:1]
-  except RuntimeError:  # JAX was told of other platforms alone.
-    return None
-  share = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), batch
-  )
-  return _flops(step_on([device]).lower(first, share))
 
 
 def _num_bytes(tree: Any) -> int:
