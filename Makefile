@@ -68,8 +68,9 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 # Some 25 minutes on two cores that do nothing else; writes docs/benchmarks.md.
+# With ImageNet's files the input too: make bench DATA_DIR=DIR
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/run_all.py
+	$(BIN)/python benchmarks/run_all.py $(if $(DATA_DIR),--data_dir=$(DATA_DIR))
 
 $(VENV)/.bench: $(VENV)/.base
 	$(BIN)/pip install -q -c requirements-pinned.txt -e '.[bench,tpu]'
