@@ -15,6 +15,8 @@ from alexnet_jax.model.lrn import (
 )
 from alexnet_jax.model.pool import max_pool
 
+_MAX_PARTS = 16
+
 
 class AlexNet(nn.Module):
   """Five convolutions, three dense layers, or what `architecture` says.
@@ -204,8 +206,11 @@ class Dense(nn.Module):
 
 
 def _parts(x, size):
-  """A batch in parts of `size`, or whole if they do not fill it."""
-  if not size or len(x) % size:
+  """A batch in parts of `size`, or whole if they do not fill it.
+
+  Whole too where they would be many: each is compiled on its own.
+  """
+  if not size or len(x) % size or len(x) > _MAX_PARTS * size:
     return [x]
   return [x[i : i + size] for i in range(0, len(x), size)]
 

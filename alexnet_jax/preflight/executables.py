@@ -152,7 +152,9 @@ class Program:
       elif scope and inner.opcode not in (*_FREE, 'fusion'):
         work[scope] += max(1, _num_elements(inner.shape))
     if products:
-      return {scope: 1 / len(products) for scope in products}
+      # What is fused with them is named, at no cycles of its own.
+      each = {scope: 1 / len(products) for scope in products}
+      return {**dict.fromkeys(work, 0.0), **each}
     if not work:
       return {self._source(i, by_id, scopes): 1.0}
     total = sum(work.values())
