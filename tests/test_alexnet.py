@@ -311,6 +311,9 @@ def test_convolutions_may_take_a_batch_in_parts():
   expected = jax.grad(loss)(variables['params'], whole)
   for size in (2, 3, 4, 6):  # 4 do not divide it: at once.
     parts = whole.clone(conv_batch=size)
+    _, seen = parts.apply(variables, images, capture_intermediates=True)
+    number = len(seen['intermediates']['conv1']['__call__'])
+    assert number == (1 if 6 % size else 6 // size)
     np.testing.assert_allclose(
       jax.jit(parts.apply)(variables, images),
       whole.apply(variables, images),

@@ -155,7 +155,8 @@ def eval_batches(
     process_count: the number of those parts.
 
   Yields:
-    `image`, float32 `[n, crops, crop, crop, 3]` (with 'device' uint8),
+    `image`, `dtype` `[n, crops, crop, crop, 3]` or its blocks (with 'device'
+    uint8),
     `label`, int32 `[n]`, and `mask`, float32 `[n]`, with
     n = batch_size / process_count.
 

@@ -41,10 +41,10 @@ def finisher(
 
   Returns:
     It takes uint8 `image`, `[n, H, W, 3]` or of an evaluation
-    `[n, crops, H, W, 3]`, with lighting `lighting`, float32 `[n, 3]`, and with
-    a mean image that is cropped with the picture `place`, int32 `[n, 3]` (top,
-    left, flipped), and gives float32 images. Those that the host finished
-    (float32) it leaves as they are.
+    `[n, crops, H, W, 3]` (of blocks `[..., H', W', size * size * 3]`), with
+    lighting `lighting`, float32 `[n, 3]`, and with a mean image that is cropped
+    with the picture `place`, int32 `[n, 3]` (top, left, flipped), and gives
+    float32 images. Those that the host finished it leaves as they are.
   """
   size = p.crop_size
   fixed = p.mean_of_crops(crops)

@@ -15,6 +15,7 @@ from alexnet_jax.model.lrn import (
 )
 from alexnet_jax.model.pool import max_pool
 
+# Of a batch (`conv_batch`).
 _MAX_PARTS = 16
 
 
