@@ -74,22 +74,13 @@ def flops(name: str, train: bool) -> float:
 
   The gradient of the picture itself is not computed.
   """
-  architecture = ARCHITECTURES[name]
-  inputs, size = 3, architecture.input_size
   forward = []
-  for layer in architecture.layers:
+  for _, layer, size, inputs in peers.layer_inputs(ARCHITECTURES[name]):
     if isinstance(layer, layers.Conv):
-      size = (size + sum(layer.padding) - layer.kernel) // layer.stride + 1
-      each = layer.kernel**2 * inputs // layer.groups
-      forward.append(size**2 * each * layer.features)
-      inputs = layer.features
+      taps = layer.kernel**2 * inputs // layer.groups
+      forward.append(layer.output_size(size) ** 2 * taps * layer.features)
     else:
-      outputs = layer.features or 1000
-      forward.append(inputs * size**2 * outputs)
-      inputs, size = outputs, 1
-    for op in layer.then:
-      if isinstance(op, layers.MaxPool):
-        size = (size - op.window) // op.stride + 1
+      forward.append(inputs * (layer.features or 1000))
   total = sum(forward)
   return 2.0 * (3 * total - forward[0] if train else total)
 

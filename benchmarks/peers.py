@@ -5,6 +5,7 @@ on the machines that were tried; what those are stands at each.
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,28 @@ def batch_of(
   return images.astype(np.float32), labels.astype(np.int32)
 
 
+def layer_inputs(
+  architecture: Architecture,
+) -> Iterator[tuple[str, layers.Conv | layers.Dense, int, int]]:
+  """Each layer by name, with the side of its input in pixels and its channels.
+
+  What a dense layer sees is one pixel.
+  """
+  inputs, size = 3, architecture.input_size
+  for name, layer in zip(
+    architecture.layer_names, architecture.layers, strict=True
+  ):
+    if isinstance(layer, layers.Dense):
+      inputs, size = inputs * size**2, 1
+    yield name, layer, size, inputs
+    inputs = layer.features or 1000
+    if isinstance(layer, layers.Conv):
+      size = layer.output_size(size)
+      for op in layer.then:
+        if isinstance(op, layers.MaxPool):
+          size = (size - op.window) // op.stride + 1
+
+
 def flax_step(model: Any, architecture: Architecture, batch_size: int) -> Once:
   """A donated, jitted training step of any Flax module with these layers."""
   import jax
@@ -40,7 +63,7 @@ def flax_step(model: Any, architecture: Architecture, batch_size: int) -> Once:
   )
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, opt_state):
+  def step(params, opt_state, images, labels):
     def loss_fn(params):
       logits = model.apply(
         {'params': params},
@@ -60,7 +83,7 @@ def flax_step(model: Any, architecture: Architecture, batch_size: int) -> Once:
   state = [params, jax.jit(tx.init)(params)]
 
   def once():
-    state[:] = jax.block_until_ready(step(*state))
+    state[:] = jax.block_until_ready(step(*state, images, labels))
 
   return once
 

@@ -17,6 +17,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 PAGE = HERE.parent / 'docs' / 'benchmarks.md'
 BENCHMARKS = (
   'cpu_step',
+  'conv',
   'lrn',
   'train_overhead',
   'startup',
@@ -28,8 +29,7 @@ HEAD = """# Benchmarks
 Written by `make bench`: each part is what its command printed, in one run.
 Machines are noisy and their noise comes in waves, so what is compared took
 turns there: read the ratios. What was tried, and what bounds it:
-[speed.md](speed.md).
-"""
+[speed.md](speed.md)."""
 
 
 def part(name: str, arguments: list[str]) -> str:
@@ -88,8 +88,7 @@ def main() -> None:
     own = [f'--data_dir={arguments.data_dir}'] * (name == 'input_pipeline')
     parts[name] = part(name, own)
     pieces = [parts[key] for key in BENCHMARKS if key in parts]
-    PAGE.write_text('\n'.join([HEAD, *pieces]).replace('\n## ', '\n\n## ')
-                    .replace('\n\n\n', '\n\n') + '\n')  # fmt: skip
+    PAGE.write_text('\n\n'.join([HEAD, *pieces]) + '\n')
 
 
 if __name__ == '__main__':

@@ -16,6 +16,7 @@ import argparse
 from typing import Any
 from unittest import mock
 
+import jax
 import peers
 import turns
 
@@ -30,6 +31,7 @@ VARIANTS = (
   "data.finish='device'",
   'pixels, not blocks',
   'the whole batch at once',
+  'its parts in no order',
   'LRN by shifted sums',
   PLAIN,
 )
@@ -63,7 +65,13 @@ def compile_step(
   by_product = lrn._sum_by_product
   if variant == 'LRN by shifted sums':
     by_product = lambda x, _, *window: lrn._sum_by_shifts(x, *window)  # noqa: E731
-  with mock.patch.object(lrn, '_sum_by_product', by_product):
+  barrier = jax.lax.optimization_barrier
+  if variant == 'its parts in no order':
+    barrier = lambda operands: operands  # noqa: E731
+  with (
+    mock.patch.object(lrn, '_sum_by_product', by_product),
+    mock.patch.object(jax.lax, 'optimization_barrier', barrier),
+  ):
     steps = compilation.Steps(config, topology, model, blocks)
     return steps.train(batch_size)
 
