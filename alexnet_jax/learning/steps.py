@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.learning import metrics, optimizer
@@ -113,10 +114,15 @@ def train_step(
       return sums['loss'] / len(log_probs), sums
 
   grads, sums = jax.grad(loss_fn, has_aux=True)(state.params)
-  with jax.named_scope('all_reduce'):
-    # Shares are equal, so the mean of their means is the batch's mean.
-    grads = jax.lax.pmean(grads, AXIS)
-    sums = jax.lax.psum(sums, AXIS)
+  if jax.lax.axis_size(AXIS) > 1:
+    with jax.named_scope('all_reduce'):
+      # Shares are equal, so the mean of their means is the batch's mean.
+      grads = jax.lax.pmean(grads, AXIS)
+      sums = jax.lax.psum(sums, AXIS)
+  else:
+    grads = jax.lax.platform_dependent(
+      grads, cpu=_all_done, default=lambda grads: grads
+    )
   with jax.named_scope('optimizer'):
     updates, opt_state = tx.update(
       grads,
@@ -139,10 +145,26 @@ def train_step(
   )
 
 
+def _all_done(grads):
+  """The gradients, none before all: so parameters are updated where they lie.
+
+  Else XLA on CPU copies them first, since other gradients may yet have to read
+  them. (An all-reduce waits for all too; `optimization_barrier` is dropped
+  there before it matters.)
+  """
+  with set_xla_metadata(inlineable='false'):
+    return jax.jit(lambda grads: grads)(grads)
+
+
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
-  """Whether no number in a tree of arrays is NaN or infinite."""
-  return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+  """Whether no number in a tree of arrays is NaN or infinite.
+
+  Looked for in their sums, which are one pass over them on every platform. (A
+  sum of finite numbers overflows only where a network is lost too.)
+  """
+  sums = [jnp.sum(x) for x in jax.tree.leaves(tree)]
+  return jnp.isfinite(jnp.stack(sums)).all()
 
 
 def eval_step(
