@@ -1,17 +1,32 @@
 """The forms for CPU equal XLA's own, in value and gradient."""
 
+import contextlib
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.model import architectures, conv, pool
+from alexnet_jax.model import architectures, conv, onednn, pool
 
 
 def close(a, b, tolerance=1e-5):
   np.testing.assert_allclose(a, b, atol=tolerance * np.abs(b).max())
 
 
+@pytest.fixture(params=[False, True], ids=['XLA', 'oneDNN'])
+def by_onednn(request, monkeypatch):
+  """With oneDNN's convolutions where they can be had, and without any."""
+  if request.param and not onednn._known:
+    pytest.skip('this jaxlib is not the one that oneDNN is called of')
+  # There are several devices here, of which these tests use one.
+  monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
+  with contextlib.nullcontext() if request.param else onednn.disabled():
+    yield request.param
+
+
+@pytest.mark.usefixtures('by_onednn')
 @pytest.mark.parametrize(
   ('height', 'width', 'kernel', 'stride', 'padding', 'groups'),
   [
@@ -49,6 +64,55 @@ def test_conv2d(height, width, kernel, stride, padding, groups):
   g = rng.normal(size=y.shape).astype(np.float32)
   for gradient, expected in zip(vjp(g), expected_vjp(g), strict=True):
     close(gradient, expected)
+
+
+def test_onednn_is_what_runs(by_onednn):
+  x, w = jnp.ones((2, 9, 9, 8)), jnp.ones((3, 3, 8, 4))
+
+  def loss(x, w):
+    return conv.conv2d(x, w, 1, (1, 1), 1).sum()
+
+  compiled = jax.jit(jax.grad(loss, (0, 1))).lower(x, w).compile()
+  assert ('__onednn$convolution' in compiled.as_text()) == by_onednn
+
+
+def test_onednn_is_left_alone(monkeypatch):
+  """Where it was not tried, and where XLA could not write the program."""
+  monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
+  monkeypatch.setattr(onednn, '_known', True)
+  x = jnp.ones((2, 9, 9, 8))
+  assert onednn.is_usable(x)
+  with onednn.disabled():
+    assert not onednn.is_usable(x)
+  assert not onednn.is_usable(x.astype(jnp.bfloat16))
+  with monkeypatch.context() as context:
+    context.setattr(jax, 'local_device_count', lambda: 2)
+    assert not onednn.is_usable(x)
+  before = jax.config.jax_compilation_cache_dir
+  jax.config.update('jax_compilation_cache_dir', '/nowhere')
+  try:
+    assert not onednn.is_usable(x)
+  finally:
+    jax.config.update('jax_compilation_cache_dir', before)
+  (batch,) = jax.export.symbolic_shape('batch')
+  exported = jax.export.export(
+    jax.jit(lambda x: conv.conv2d(x, w, 1, (1, 1), 1))
+  )
+  w = jnp.ones((3, 3, 8, 4))
+  exported(jax.ShapeDtypeStruct((batch, 9, 9, 8), jnp.float32)).serialize()
+
+
+def test_each_picture_of_a_batch_by_vmap(by_onednn):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(3, 2, 9, 9, 8)).astype(np.float32)
+  w = rng.normal(size=(3, 3, 8, 4)).astype(np.float32)
+
+  def loss(w, x):
+    return (conv.conv2d(x, w, 1, (1, 1), 1) ** 2).sum()
+
+  each = jax.vmap(jax.grad(loss), (None, 0))(w, x)
+  for gradient, part in zip(each, x, strict=True):
+    close(gradient, jax.grad(loss)(w, part))
 
 
 @pytest.mark.parametrize('size', [31, 33, 34])

@@ -13,7 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
 
+from alexnet_jax.model import onednn
 from alexnet_jax.model.architectures import Blocks
 
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -39,10 +41,14 @@ def conv2d(
   Returns:
     `[N, H', W', out]`, of the dtype of `x`.
   """
+
+  def conv(x, kernel):
+    return _conv_on_cpu(x, kernel, stride, padding)
+
   return jax.lax.platform_dependent(
     x,
     kernel,
-    cpu=lambda x, kernel: _split_conv(x, kernel, stride, padding, groups),
+    cpu=lambda x, kernel: _by_group(conv, groups, x, kernel),
     default=lambda x, kernel: _xla_conv(x, kernel, stride, padding, groups),
   )
 
@@ -53,13 +59,16 @@ def _conv_fwd(x, kernel, stride, padding, groups):
 
 def _conv_bwd(stride, padding, groups, residuals, g):
   def on_cpu(x, kernel, g):
-    _, vjp_x = jax.vjp(
-      lambda x: _split_conv(x, kernel, stride, padding, groups), x
-    )
-    dkernel = _split_weight_gradient(
-      x, g, kernel.shape, stride, padding, groups
-    )
-    return vjp_x(g)[0], dkernel
+    def dx(g, kernel):
+      return _input_gradient(g, kernel, x.shape[1:3], stride, padding)
+
+    # A call of its own: or XLA fuses a ReLU into the transposes within, and a
+    # transpose with anything else in it takes many times as long.
+    with set_xla_metadata(inlineable='false'):
+      dkernel = _weight_gradients(
+        x, g, kernel.shape[:2], stride, padding, groups
+      )
+    return _by_group(dx, groups, g, kernel), dkernel
 
   def by_xla(x, kernel, g):
     _, vjp = jax.vjp(
@@ -132,27 +141,45 @@ def _xla_conv(x, kernel, stride, padding, groups):
   )
 
 
-def _split_conv(x, kernel, stride, padding, groups):
-  """One convolution a group."""
-  outputs = [
-    _xla_conv(x_part, kernel_part, stride, padding, 1)
-    for x_part, kernel_part in zip(
-      jnp.split(x, groups, axis=-1),
-      jnp.split(kernel, groups, axis=-1),
-      strict=True,
-    )
-  ]
+def _conv_on_cpu(x, kernel, stride, padding):
+  if onednn.is_usable(x) and min(padding) >= 0:
+    return onednn.conv2d(x, kernel, stride, padding)
+  return _xla_conv(x, kernel, stride, padding, 1)
+
+
+def _input_gradient(g, kernel, size, stride, padding):
+  """dL/dx, `[N, *size, in]`, of one group.
+
+  With a stride of 1 it is the output's gradient, convolved with the kernel
+  turned by half; which rows are padding is then another question.
+  """
+  height, width = size
+  before, after = (kernel.shape[0] - 1 - n for n in padding)
+  square = kernel.shape[0] == kernel.shape[1]
+  if onednn.is_usable(g) and stride == 1 and square and min(before, after) >= 0:
+    turned = kernel[::-1, ::-1]
+    return onednn.conv2d(g, turned, 1, (before, after), transposed=True)
+  shape = (len(g), height, width, kernel.shape[2])
+  transpose = jax.linear_transpose(
+    lambda x: _xla_conv(x, kernel, stride, padding, 1),
+    jax.ShapeDtypeStruct(shape, g.dtype),
+  )
+  return transpose(g)[0]
+
+
+def _by_group(operation, groups, *arrays):
+  """`operation` on each part of the arrays' last axes, side by side."""
+  parts = zip(*(jnp.split(x, groups, axis=-1) for x in arrays), strict=True)
+  outputs = [operation(*part) for part in parts]
   return jnp.concatenate(outputs, axis=-1) if groups > 1 else outputs[0]
 
 
-def _split_weight_gradient(x, g, kernel_shape, stride, padding, groups):
-  gradients = [
-    _weight_gradient(x_part, g_part, kernel_shape[:2], stride, padding)
-    for x_part, g_part in zip(
-      jnp.split(x, groups, axis=-1), jnp.split(g, groups, axis=-1), strict=True
-    )
-  ]
-  return jnp.concatenate(gradients, axis=-1) if groups > 1 else gradients[0]
+@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
+def _weight_gradients(x, g, kernel_size, stride, padding, groups):
+  def of_group(x, g):
+    return _weight_gradient(x, g, kernel_size, stride, padding)
+
+  return _by_group(of_group, groups, x, g)
 
 
 def _weight_gradient(x, g, kernel_size, stride, padding):

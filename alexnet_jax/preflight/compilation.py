@@ -17,6 +17,7 @@ from alexnet_jax.data import color_stats, input_pipeline, preprocess
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
+from alexnet_jax.model import onednn
 from alexnet_jax.preflight.executables import Kernels, Memory, Program, memory
 from alexnet_jax.preflight.topologies import Topology, out_of_memory
 
@@ -221,7 +222,8 @@ class Steps:
     """Of one device's share, before it is made another computation.
 
     As lowered for CPU, of pixels: on TPU conv1 has 12 x 12 taps, over blocks,
-    and sums over channels are products, no arithmetic of the network's.
+    and sums over channels are products, no arithmetic of the network's. XLA
+    counts nothing in oneDNN's convolutions.
     """
     try:
       devices = jax.devices('cpu')[:1]
@@ -234,7 +236,8 @@ class Steps:
     share = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), batch
     )
-    return _flops(step_on(devices=devices).lower(first, share))
+    with onednn.disabled():
+      return _flops(step_on(devices=devices).lower(first, share))
 
 
 def _flops(stage: Any) -> float | None:
