@@ -38,6 +38,7 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+import turns
 from PIL import Image
 
 from alexnet_jax.data import (
@@ -334,10 +335,9 @@ def main() -> None:
     ('full_host', cases[2]),
   ):
     wall, cpu = ratio(case, cases[0])
-    ratios[f'input_{name}_vs_naive'] = round(wall, 2)
-    ratios[f'input_{name}_vs_naive_cpu'] = round(cpu, 2)
-  met = all(ratios[name] >= target for name, target in TARGETS.items())
-  print(json.dumps({'ratios': ratios, 'targets': TARGETS, 'met': met}))
+    ratios[f'input_{name}_vs_naive'] = wall
+    ratios[f'input_{name}_vs_naive_cpu'] = cpu
+  turns.print_result(ratios, TARGETS, **turns.machine('tensorflow-cpu'))
 
 
 if __name__ == '__main__':

@@ -149,7 +149,7 @@ def get_config() -> ml_collections.ConfigDict:
   # for XProf, in the workdir. Empty: none.
   config.profile = ''
   # A folder, local or gs://, that keeps compiled steps for the next start.
-  # Empty: none.
+  # Empty: none. (On CPU the steps become slower: docs/speed.md.)
   config.compilation_cache = ''
 
   # A run's or a converted workdir from whose best parameters training starts,

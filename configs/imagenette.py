@@ -10,6 +10,10 @@ up. And the paper's initial weights let two per cent of the difference between
 two pictures reach fc7: it takes many small steps before the loss leaves ln 10.
 
 Seven epochs, the last two at a tenth of the rate.
+
+Hardware: two CPU cores, about 45 minutes. Expected: 33.5% validation error
+(71.2, 57.5, 56.9, 47.8, 43.1 and 35.0% after the epochs before; one seed, on a
+copy of Imagenette squashed to 224x224: results/imagenette/0).
 """
 
 import ml_collections
