@@ -20,6 +20,7 @@ object; a ratio is the median of those of each round.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import json
@@ -28,6 +29,7 @@ import os
 import pathlib
 import resource
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -292,7 +294,8 @@ def main() -> None:
     multiprocessing.get_context('spawn').Pool(os.cpu_count()) as pool,
   ):
     builder = resized.resized_builder(source, f'{folder}/256')
-    resized.build(builder)
+    with contextlib.redirect_stdout(sys.stderr):
+      resized.build(builder)
     small = open_dataset(
       f'{builder.info.full_name.rsplit("/", 1)[0]}', f'{folder}/256'
     )
