@@ -4,7 +4,7 @@
     [--log_every=10] [--checkpoint_every=100]
 
 Real runs of configs/digits.py take turns: with a log line every 10 steps and a
-checkpoint of 160 MB every 100 (some 17 s; configs/default.py has 1000), and
+checkpoint of 160 MB every 100 (some 14 s; configs/default.py has 1000), and
 with neither before an epoch's end. Runs of two lengths are subtracted, so that
 starting and compiling count nothing; evaluations and the saves at epochs' ends
 are in both. The bare step is the compiled one on a batch that is there. The
