@@ -1,10 +1,10 @@
 """Convolution whose gradients are fast on CPU too.
 
 XLA lowers the weight gradient of a large-kernel convolution and every grouped
-convolution badly on CPU. There, and only there, the groups are split and the
-weight gradient is written as a forward convolution, which XLA makes matrix
-products of. The form is chosen by platform when the computation is lowered; GPU
-and TPU keep XLA's own.
+convolution badly on CPU. There, and only there, the groups are split, oneDNN
+convolves where it can (`onednn.py`), and the weight gradient is written as a
+forward convolution, which XLA makes matrix products of. The form is chosen by
+platform when the computation is lowered; GPU and TPU keep XLA's own.
 """
 
 import functools
@@ -62,8 +62,8 @@ def _conv_bwd(stride, padding, groups, residuals, g):
     def dx(g, kernel):
       return _input_gradient(g, kernel, x.shape[1:3], stride, padding)
 
-    # A call of its own: or XLA fuses a ReLU into the transposes within, and a
-    # transpose with anything else in it takes many times as long.
+    # A call of its own: or XLA fuses a ReLU into the transposes within, and is
+    # fast at nothing but plain transposes.
     with set_xla_metadata(inlineable='false'):
       dkernel = _weight_gradients(
         x, g, kernel.shape[:2], stride, padding, groups
@@ -142,7 +142,7 @@ def _xla_conv(x, kernel, stride, padding, groups):
 
 
 def _conv_on_cpu(x, kernel, stride, padding):
-  if onednn.is_usable(x) and min(padding) >= 0:
+  if onednn.is_usable(x):
     return onednn.conv2d(x, kernel, stride, padding)
   return _xla_conv(x, kernel, stride, padding, 1)
 
@@ -150,8 +150,8 @@ def _conv_on_cpu(x, kernel, stride, padding):
 def _input_gradient(g, kernel, size, stride, padding):
   """dL/dx, `[N, *size, in]`, of one group.
 
-  With a stride of 1 it is the output's gradient, convolved with the kernel
-  turned by half; which rows are padding is then another question.
+  With a stride of 1 it is the output's gradient, padded by what of a kernel
+  reaches beyond the input, and convolved with the kernel turned by half.
   """
   height, width = size
   before, after = (kernel.shape[0] - 1 - n for n in padding)
@@ -188,8 +188,8 @@ def _weight_gradient(x, g, kernel_size, stride, padding):
   dkernel[i, j] = sum over (n, y, x) of
   padded[n, stride y + i, stride x + j]^T g[n, y, x]: channels take the place of
   the batch, and the batch that of the channels. Stated in the layout of a
-  forward convolution it runs at nearly the speed of a matrix product; left to
-  XLA's rule of differentiation, at a thirtieth of it.
+  forward convolution it runs at nearly the speed of a matrix product
+  (benchmarks/conv.py); as XLA's rule of differentiation has it, far below.
   """
   kh, kw = kernel_size
   (_, h, w, channels), out = x.shape, g.shape[-1]

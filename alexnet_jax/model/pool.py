@@ -13,8 +13,8 @@ def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
   """Max pooling without padding; a tie's gradient goes to the first maximum.
 
   On CPU it is a maximum of strided slices, columns then rows: XLA's own
-  gradient (select-and-scatter) takes five times as long there. GPU and TPU keep
-  XLA's.
+  gradient (select-and-scatter) is slow there. Of a window with a NaN in it the
+  gradient is 0 then. GPU and TPU keep XLA's.
 
   Args:
     x: `[N, H, W, channels]`.
@@ -85,8 +85,8 @@ def _to_first_maxima(x, g, window, stride, axis):
   """The gradient `g` of the maxima along `axis`, given to the first of each.
 
   Places in a window that are `stride` apart are the same places of `x`. They
-  are summed, and the sums of each remainder put in turns: nothing is spread out
-  with zeros in between, which took more than twice as long.
+  are summed, and the sums of each remainder put in turns: so nothing is spread
+  out with zeros in between, to be summed with others.
   """
   slices = _slices(x, window, stride, axis)
   maxima = functools.reduce(jnp.maximum, slices)
