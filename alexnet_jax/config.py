@@ -27,6 +27,7 @@ _FREE_FIELDS = (
   'data.max_error_rate',
   'eval.batch_size',
   'eval.step',
+  'eval.train_split',
   'guards.min_epoch_steps',
   'guards.not_finite',
   'guards.stall',
@@ -116,6 +117,8 @@ def _flag_value(argv: list[str], flag: str) -> str | None:
 
 
 def _load(path: str) -> Config:
+  # FILE.py:ARGUMENT, as ml_collections has it.
+  path, *argument = path.split(':', 1)
   if not os.path.isfile(path):
     folder = os.path.dirname(path) or '.'
     there = sorted(
@@ -125,12 +128,17 @@ def _load(path: str) -> Config:
     )
     hint = f' (there are {", ".join(there)})' if there else ''
     raise UserError(f'no config file {path!r} (--config){hint}')
-  # Configs import `configs.default`: their folder's parent must be found.
-  root = os.path.dirname(os.path.dirname(os.path.abspath(path)))
-  if root not in sys.path:
-    sys.path.append(root)
+  # Configs import `configs.default`: the parent of their folder, or of the one
+  # above it (configs/paper), must be found.
+  folder = os.path.dirname(os.path.abspath(path))
+  for root in (
+    os.path.dirname(folder),
+    os.path.dirname(os.path.dirname(folder)),
+  ):
+    if root not in sys.path:
+      sys.path.append(root)
   try:
-    config = runpy.run_path(path)['get_config']()
+    config = runpy.run_path(path)['get_config'](*argument)
   except KeyError as error:
     raise UserError(
       f'{path} (--config): no function get_config, or no field {error}'

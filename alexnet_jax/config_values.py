@@ -9,7 +9,8 @@ from typing import Any
 
 from alexnet_jax.config import Config, flatten
 from alexnet_jax.errors import UserError
-from alexnet_jax.model import ARCHITECTURES
+from alexnet_jax.model import ARCHITECTURES, Architecture
+from alexnet_jax.model.ablations import ABLATIONS, ablated
 
 _CHOICES: dict[str, Collection[Any]] = {
   # Those that the config file has added, too.
@@ -62,7 +63,13 @@ _AT_LEAST = {
 }
 
 # Fields that must be there besides those.
-_OTHERS = ('model.dropout_rate', 'data.mean', 'profile', 'compilation_cache')
+_OTHERS = (
+  'model.ablations',
+  'model.dropout_rate',
+  'data.mean',
+  'profile',
+  'compilation_cache',
+)
 
 _PARAMETER_KINDS = ('kernel', 'bias')
 _RULE_KEYS = (
@@ -99,6 +106,12 @@ def validate(config: Config, mode: str = 'train') -> None:
   rate = fields['model.dropout_rate']
   if rate is not None and not 0 <= rate < 1:
     raise UserError(f'model.dropout_rate is {rate}: at least 0, below 1')
+  names = config.model.ablations
+  if not isinstance(names, tuple | list) or not set(names) <= set(ABLATIONS):
+    raise UserError(
+      f'model.ablations is {names!r}: names among {", ".join(ABLATIONS)} '
+      "needed, such as ('no_lrn',)"
+    )
   if mode == 'train':
     _check_optimizer(config.optimizer)
     _check_rules(config)
@@ -108,6 +121,10 @@ def validate(config: Config, mode: str = 'train') -> None:
     rate = config.data.max_error_rate
     if rate > 1:
       raise UserError(f'data.max_error_rate is {rate}: a share, 1 at most')
+
+
+def _architecture(model: Config) -> Architecture:
+  return ablated(ARCHITECTURES[model.name], model.ablations)
 
 
 def _check_values(fields: dict[str, Any], prefixes: tuple[str, ...]) -> None:
@@ -166,7 +183,7 @@ def _check_optimizer(optimizer: Config) -> None:
 
 
 def _check_rules(config: Config) -> None:
-  layers = ARCHITECTURES[config.model.name].layer_names
+  layers = _architecture(config.model).layer_names
   for layer in config.optimizer.frozen_layers:
     if layer not in layers:
       raise UserError(
@@ -246,7 +263,7 @@ def _check_sizes(config: Config) -> None:
       f'data.crop_size {data.crop_size} is larger than data.resize_size '
       f'{data.resize_size}'
     )
-  architecture = ARCHITECTURES[config.model.name]
+  architecture = _architecture(config.model)
   if data.crop_size < architecture.min_input_size:
     raise UserError(
       f'data.crop_size {data.crop_size} is too small for the network '

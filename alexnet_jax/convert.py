@@ -28,7 +28,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.command import Parser, run, write_aside
 from alexnet_jax.data import imagenet, preprocess
 from alexnet_jax.errors import StorageError, UserError
-from alexnet_jax.model import ARCHITECTURES, Architecture
+from alexnet_jax.model import ALEXNETS, Architecture
 from alexnet_jax.model.layouts import (
   Params,
   from_params,
@@ -227,7 +227,7 @@ def to_workdir(
   if pathlib.Path(source).suffix == '.caffemodel':
     found, tensors = read_caffe(source)
     name = _which_caffe(source, found, architecture)
-    names = {layer: layer for layer in ARCHITECTURES[name].layer_names}
+    names = {layer: layer for layer in ALEXNETS[name].layer_names}
     image = caffe_model.read_mean(mean) if mean else None
     preprocessing = _caffe_preprocessing(image)
   else:
@@ -241,7 +241,7 @@ def to_workdir(
       raise UserError(f'--mean={mean} is for .caffemodel files')
     tensors = read_torchvision(source)
     preprocessing = _torchvision_preprocessing()
-  network = ARCHITECTURES[name]
+  network = ALEXNETS[name]
   weights = check_tensors(source, network, tensors, names)
   params = to_params(network, weights, bgr=name != 'torchvision')
   num_classes = len(params[network.layer_names[-1]]['bias'])
@@ -315,7 +315,7 @@ def _preprocessing(name: str) -> dict[str, Any]:
     'dataset': None,
     'class_names': (),
     'resize_size': 256,
-    'crop_size': ARCHITECTURES[name].input_size,
+    'crop_size': ALEXNETS[name].input_size,
     'flip': True,
     'lighting': 'none',
     'lighting_std': 0.1,
@@ -399,7 +399,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument('dest', metavar='DEST')
   parser.add_argument(
     '--architecture',
-    choices=sorted(ARCHITECTURES),
+    choices=sorted(ALEXNETS),
     help='caffe or caffenet, where a caffemodel does not tell',
   )
   parser.add_argument(

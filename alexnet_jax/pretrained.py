@@ -16,6 +16,7 @@ from alexnet_jax import config as config_lib
 from alexnet_jax.data import preprocess
 from alexnet_jax.errors import UserError
 from alexnet_jax.model import ARCHITECTURES, AlexNet
+from alexnet_jax.model.ablations import ablated
 
 
 class Pretrained(NamedTuple):
@@ -49,8 +50,11 @@ def build_model(config: Any, platform: str | None = None) -> AlexNet:
   changes = {'scale_at': config.get('dropout_scaling', 'train')}
   if config.get('dropout_rate') is not None:
     changes['rate'] = config['dropout_rate']
+  architecture = ablated(
+    ARCHITECTURES[config['name']], config.get('ablations', ())
+  )
   return AlexNet(
-    ARCHITECTURES[config['name']].with_dropout(**changes),
+    architecture.with_dropout(**changes),
     num_classes=config['num_classes'],
     dtype=jnp.dtype(config.get('dtype', 'float32')),
     conv_batch=128 if platform == 'tpu' else None,

@@ -21,9 +21,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.log_every_steps = 50
 
   config.model = model = ml_collections.ConfigDict()
-  # paper, krizhevsky2012, owt, caffe, caffenet or torchvision, or one that the
-  # config file has added to alexnet_jax.model.ARCHITECTURES.
+  # paper, krizhevsky2012, owt, caffe, caffenet or torchvision; cifar10_relu or
+  # cifar10_local; or one that the config file has added to
+  # alexnet_jax.model.ARCHITECTURES.
   model.name = 'paper'
+  # Parts of the network left out or changed, to see what they are worth: any of
+  # no_lrn, no_overlap (pooling), no_groups, one_column (half the kernels, in no
+  # groups), tanh. configs/paper/ has them as experiments.
+  model.ablations = ()
   model.num_classes = 1000
   # Of the computation: float32 or bfloat16. Parameters are float32.
   model.dtype = 'float32'
@@ -121,6 +126,9 @@ def get_config() -> ml_collections.ConfigDict:
   # 1: the centre. 10: four corners and centre, and their mirror images.
   config.eval.crops = 1
   config.eval.every_epochs = 1
+  # Whether the training split is scored too, after the last step: every picture
+  # once, without dropout or lighting, in the views of evaluation.
+  config.eval.train_split = False
   # What --mode=eval scores: best, latest, or the number of a saved step.
   config.eval.step = 'best'
 

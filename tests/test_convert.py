@@ -442,7 +442,7 @@ def test_only_torchvision_goes_into_a_state_dict(tmp_path):
     convert.main([str(workdir), str(tmp_path / 'out.h5')])
   network = torch_alexnets.build('caffe', CLASSES)
   params = convert.to_params(
-    convert.ARCHITECTURES['caffe'],
+    convert.ALEXNETS['caffe'],
     {
       layer: (
         getattr(network, layer).weight.detach().numpy(),

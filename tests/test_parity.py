@@ -13,6 +13,7 @@ import torch_alexnets
 from test_alexnet import PARAMETERS
 
 from alexnet_jax.model import (
+  ALEXNETS,
   ARCHITECTURES,
   AlexNet,
   local_response_normalization,
@@ -21,7 +22,7 @@ from alexnet_jax.model.architectures import LRN
 
 
 def test_there_is_a_reference_for_each():
-  ours = set(ARCHITECTURES) - {'narrow'}  # Of tests/narrow.py.
+  ours = set(ALEXNETS)
   assert set(torch_alexnets.NAMES) == ours == set(PARAMETERS)
 
 

@@ -1,10 +1,15 @@
 """The networks: `AlexNet`, its `ARCHITECTURES`, and the LRN op."""
 
+from alexnet_jax.model import cifar10
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.model.architectures import ARCHITECTURES, Architecture
+from alexnet_jax.model.architectures import ALEXNETS, Architecture
 from alexnet_jax.model.lrn import local_response_normalization
 
+# All that `config.model.name` may name.
+ARCHITECTURES: dict[str, Architecture] = {**ALEXNETS, **cifar10.NETWORKS}
+
 __all__ = [
+  'ALEXNETS',
   'ARCHITECTURES',
   'AlexNet',
   'Architecture',

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.model import architectures
-from alexnet_jax.model.conv import conv2d, conv2d_of_blocks
+from alexnet_jax.model.conv import conv2d, conv2d_of_blocks, local_conv2d
 from alexnet_jax.model.lrn import (
   local_response_normalization,
   spatial_response_normalization,
@@ -66,7 +66,7 @@ class AlexNet(nn.Module):
       images: as for `__call__`.
 
     Returns:
-      `[N, 4096]` in the six networks of `ARCHITECTURES`, of `dtype`.
+      `[N, 4096]` in the six networks of `ALEXNETS`, of `dtype`.
     """
     return self._layers(images, train=False, logits=False)
 
@@ -175,15 +175,23 @@ class Conv(nn.Module):
     inputs = x.shape[-1] // layer.groups
     if self.blocked:
       inputs //= layer.stride**2
-    shape = (layer.kernel, layer.kernel, inputs, layer.features)
-    kernel_init, bias_init = _initializers(layer, layer.kernel**2 * inputs)
-    kernel = self.param('kernel', kernel_init, shape).astype(self.dtype)
-    bias = self.param('bias', bias_init, (layer.features,))
+    fan_in = layer.kernel**2 * inputs
+    shape: tuple[int, ...] = (layer.kernel, layer.kernel, inputs)
+    place: tuple[int, ...] = ()
+    if not layer.shared:
+      place = (layer.output_size(x.shape[1]), layer.output_size(x.shape[2]))
+      shape = (*place, fan_in)
+    kernel_init, bias_init = _initializers(layer, fan_in)
+    kernel = self.param('kernel', kernel_init, (*shape, layer.features))
+    kernel = kernel.astype(self.dtype)
+    bias = self.param('bias', bias_init, (*place, layer.features))
     if before:
       # Not of `x`: the part of a batch would have to be copied for it.
       kernel, bias, *_ = jax.lax.optimization_barrier((kernel, bias, *before))
     if self.blocked:
       x = conv2d_of_blocks(x, kernel, layer.stride)
+    elif not layer.shared:
+      x = local_conv2d(x, kernel, layer.kernel, layer.padding)
     else:
       x = conv2d(x, kernel, layer.stride, layer.padding, layer.groups)
     return x + bias.astype(self.dtype)

@@ -1,6 +1,6 @@
 """Every network that people call AlexNet, as data.
 
-Each value of `ARCHITECTURES` reads like Figure 2 of the paper, one line a
+Each value of `ALEXNETS` reads like Figure 2 of the paper, one line a
 layer, `then` naming what follows the layer's linear part in order. All that
 tells the six apart stands here and nowhere else:
 
@@ -19,6 +19,7 @@ one of these.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 
@@ -110,6 +111,8 @@ class Conv:
     stride: step in both directions.
     padding: zeros before and after, in both directions.
     groups: the paper's columns; kernels see `1 / groups` of the input.
+    shared: whether all positions share one kernel; else each has its own
+      (cuda-convnet's `type=local`): then of stride 1 and one group.
     weight_std: deviation of the normal initial weights; None is PyTorch's
       default, uniform in +-1/sqrt(fan_in), for weights and bias.
     bias: the initial bias, where `weight_std` is a number.
@@ -121,6 +124,7 @@ class Conv:
   stride: int = 1
   padding: tuple[int, int] = (0, 0)
   groups: int = 1
+  shared: bool = True
   weight_std: float | None = 0.01
   bias: float = 0.0
   then: tuple[Op, ...] = ()
@@ -151,7 +155,7 @@ class Architecture:
   """A network as data: convolutions, then fully connected layers.
 
   Attributes:
-    name: the key in `ARCHITECTURES`.
+    name: the key in `alexnet_jax.model.ARCHITECTURES`.
     input_size: the height and width that its authors fed it, in pixels.
     layers: in order; the i-th (from 1) is called `conv{i}` or `fc{i}`.
     activation: 'relu' or 'tanh'.
@@ -167,6 +171,13 @@ class Architecture:
       raise ValueError(
         f'activation {self.activation!r} of {self.name!r}: relu or tanh'
       )
+    for layer in self.layers:
+      match layer:
+        case Conv(shared=False, stride=stride, groups=groups):
+          if (stride, groups) != (1, 1):
+            raise ValueError(
+              f'{self.name!r}: {layer} needs a stride of 1 and one group'
+            )
     kinds = [type(layer) for layer in self.layers]
     if kinds != sorted(kinds, key=[Conv, Dense].index) or not kinds:
       raise ValueError(f'{self.name!r}: convolutions first, then dense layers')
@@ -224,19 +235,23 @@ class Architecture:
     """The smallest square input, in pixels, that leaves one pixel."""
     return next(s for s in range(1, 1 << 16) if self.spatial_size(s) > 0)
 
-  def with_dropout(self, **changes: Any) -> 'Architecture':
-    """The same network with each `Dropout` changed: `rate=0.0`, and so on."""
+  def with_ops(self, change: Callable[[Op], Op | None]) -> 'Architecture':
+    """The same network with each operation changed, or (None) left out."""
     layers = tuple(
       dataclasses.replace(
-        layer,
-        then=tuple(
-          dataclasses.replace(op, **changes) if isinstance(op, Dropout) else op
-          for op in layer.then
-        ),
+        layer, then=tuple(op for op in map(change, layer.then) if op)
       )
       for layer in self.layers
     )
     return dataclasses.replace(self, layers=layers)
+
+  def with_dropout(self, **changes: Any) -> 'Architecture':
+    """The same network with each `Dropout` changed: `rate=0.0`, and so on."""
+    return self.with_ops(
+      lambda op: (
+        dataclasses.replace(op, **changes) if isinstance(op, Dropout) else op
+      )
+    )
 
 
 def scope_name(layer_name: str, op: Op) -> str:
@@ -387,7 +402,7 @@ TORCHVISION = Architecture(
   ),
 )
 
-ARCHITECTURES: dict[str, Architecture] = {
+ALEXNETS: dict[str, Architecture] = {
   architecture.name: architecture
   for architecture in (
     PAPER,

@@ -218,3 +218,33 @@ def _weight_gradient(x, g, kernel_size, stride, padding):
 def _blocks(size, output_size, kernel, stride, padding):
   number = output_size - 1 + -(-kernel // stride)
   return Blocks(stride, padding[0], number * stride - padding[0] - size)
+
+
+def local_conv2d(
+  x: jax.Array, kernel: jax.Array, size: int, padding: tuple[int, int]
+) -> jax.Array:
+  """A convolution of stride 1 whose kernel is another at each position.
+
+  cuda-convnet's `type=local`, a locally connected layer.
+
+  Args:
+    x: `[N, H, W, in]`.
+    kernel: `[H', W', size * size * in, out]`; rows, then columns, then channels
+      of a window follow each other.
+    size: height and width of the window.
+    padding: zeros before and after, in both directions.
+
+  Returns:
+    `[N, H', W', out]`, of the dtype of `x`.
+  """
+  height, width = kernel.shape[:2]
+  x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+  windows = [
+    x[:, i : i + height, j : j + width]
+    for i in range(size)
+    for j in range(size)
+  ]
+  # [N, H', W', size * size * in]
+  return jnp.einsum(
+    'nhwi,hwio->nhwo', jnp.concatenate(windows, axis=-1), kernel
+  )

@@ -1,0 +1,14 @@
+"""CIFAR-10 without LRN: the network of `cifar10_lrn.py` else (section 3.3).
+
+python -m alexnet_jax.main --config=configs/paper/cifar10_no_lrn.py
+"""
+
+import ml_collections
+
+from configs.paper import cifar10_lrn
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = cifar10_lrn.get_config()
+  config.model.ablations = ('no_lrn',)
+  return config

@@ -1,0 +1,17 @@
+"""Without dropout in fc6 and fc7 (section 4.2).
+
+  python -m alexnet_jax.main --config=configs/paper/no_dropout.py:DATA
+
+DATA is imagenet, imagenette, cifar10 or digits. The paper: substantial
+overfitting, in half as many iterations.
+"""
+
+import ml_collections
+
+from configs.paper import base
+
+
+def get_config(data: str = 'imagenet') -> ml_collections.ConfigDict:
+  config = base.get_config(data)
+  config.model.dropout_rate = 0.0
+  return config

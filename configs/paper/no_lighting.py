@@ -1,0 +1,17 @@
+"""Without PCA lighting (section 4.1).
+
+  python -m alexnet_jax.main --config=configs/paper/no_lighting.py:DATA
+
+DATA is imagenet, imagenette, cifar10 or digits. The paper: over 1% (top-1)
+worse than `base.py`, on ImageNet.
+"""
+
+import ml_collections
+
+from configs.paper import base
+
+
+def get_config(data: str = 'imagenet') -> ml_collections.ConfigDict:
+  config = base.get_config(data)
+  config.data.lighting = 'none'
+  return config

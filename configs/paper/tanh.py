@@ -1,0 +1,18 @@
+"""Tanh units in place of ReLUs (section 3.1).
+
+  python -m alexnet_jax.main --config=configs/paper/tanh.py:DATA
+
+DATA is imagenet, imagenette, cifar10 or digits. The paper gives no error for
+it: AlexNet would have been too slow to train. See `fig1_tanh.py` for its Figure
+1.
+"""
+
+import ml_collections
+
+from configs.paper import base
+
+
+def get_config(data: str = 'imagenet') -> ml_collections.ConfigDict:
+  config = base.get_config(data)
+  config.model.ablations = ('tanh',)
+  return config
