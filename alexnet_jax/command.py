@@ -6,6 +6,7 @@ import glob
 import logging as python_logging
 import os
 import pathlib
+import shlex
 import sys
 import threading
 import traceback
@@ -38,6 +39,41 @@ class Parser(argparse.ArgumentParser):
   def error(self, message: str) -> NoReturn:
     """Called by argparse for what it cannot parse."""
     raise UserError(f'{message}; see {self.prog} --help')
+
+
+# Flags that say where things are on a machine, or which machine it is.
+_OF_A_MACHINE = (
+  '--workdir',
+  '--config.data.data_dir',
+  '--config.data.cache_dir',
+  '--config.compilation_cache',
+  '--out',
+  '--distributed',
+  '--coordinator_address',
+  '--num_processes',
+  '--process_id',
+)
+
+
+def typed() -> str | None:
+  """The command that this process is, as anybody might type it.
+
+  Without what says where things are on one machine; None where this is no
+  command of ours but a library in somebody's program.
+  """
+  path = pathlib.Path(sys.argv[0])
+  if path.parent.name != 'alexnet_jax':
+    return None
+  words, skip = [], False
+  for word in sys.argv[1:]:
+    if skip:
+      skip = False
+    # Which runs an ensemble is of must be told.
+    elif word.split('=')[0] in _OF_A_MACHINE and ',' not in word:
+      skip = '=' not in word and word != '--distributed'
+    else:
+      words.append(word)
+  return shlex.join(['python', '-m', f'alexnet_jax.{path.stem}', *words])
 
 
 _LONGEST = 1200

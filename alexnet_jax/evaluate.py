@@ -1,8 +1,9 @@
 """Scores a network on every image of a split, exactly once."""
 
+import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,14 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax import checkpoint, pretrained, signals, workdirs, writer
+from alexnet_jax import (
+  checkpoint,
+  command,
+  pretrained,
+  signals,
+  workdirs,
+  writer,
+)
 from alexnet_jax import config as config_lib
 from alexnet_jax.data import faults, input_pipeline, preprocess
 from alexnet_jax.data.cache import cached
@@ -19,6 +27,8 @@ from alexnet_jax.errors import Interrupted, UserError
 from alexnet_jax.learning import metrics, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.model.architectures import Blocks
+
+_CONFUSED = 10
 
 
 def score(
@@ -34,7 +44,7 @@ def score(
   blocks: Blocks | None = None,
   dtype: Any = np.float32,
   at_each_batch: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
+) -> dict[str, Any]:
   """Errors and loss over a whole split.
 
   Args:
@@ -53,12 +63,10 @@ def score(
     at_each_batch: called before each; what it raises ends the evaluation.
 
   Returns:
-    `num_examples`, `top1_error` and `top5_error` (fractions), `loss` (nats).
+    `num_examples`, `top1_error` and `top5_error` (fractions), `loss` (nats),
+    and `most_confused` (`confused_classes`).
   """
-  num_examples = dataset.num_examples(split)
-  batch_size = min(batch_size, num_examples)
-  batch_size += -batch_size % jax.device_count()
-  batches = input_pipeline.eval_batches(
+  batches = device_batches(
     dataset,
     split,
     preprocessing,
@@ -67,44 +75,139 @@ def score(
     finish=finish,
     blocks=blocks,
     dtype=dtype,
+  )
+  sums = (p_eval_step(params, batch) for batch in batches)
+  return total(sums, dataset, split, at_each_batch)
+
+
+def device_batches(
+  dataset: Dataset,
+  split: str,
+  preprocessing: preprocess.Preprocessing,
+  *,
+  batch_size: int,
+  **arguments: Any,
+) -> Iterator[steps.Batch]:
+  """`input_pipeline.eval_batches` on this process's devices; see `score`."""
+  batch_size = min(batch_size, dataset.num_examples(split))
+  batch_size += -batch_size % jax.device_count()
+  batches = input_pipeline.eval_batches(
+    dataset,
+    split,
+    preprocessing,
+    batch_size=batch_size,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
+    **arguments,
   )
+  return input_pipeline.to_devices(batches, jax.local_devices())
+
+
+def total(
+  batch_sums: Iterator[metrics.Sums],
+  dataset: Dataset,
+  split: str,
+  at_each_batch: Callable[[], None],
+) -> dict[str, Any]:
+  """What `score` returns, of the sums over each batch of a split."""
+  num_examples = dataset.num_examples(split)
   # Summed in float64 on the host, so that the batch size hardly matters.
-  total = {name: 0.0 for name in metrics.zero_sums()}
+  result: dict[str, Any] = dict.fromkeys(metrics.zero_sums(), 0.0)
+  result['confusion'] = 0.0
   with tqdm(total=num_examples, desc=split, disable=None, leave=False) as bar:
-    for batch in input_pipeline.to_devices(batches, jax.local_devices()):
-      at_each_batch()
-      sums = jax.device_get(p_eval_step(params, batch))
-      total = {name: total[name] + float(sums[name]) for name in total}
+    at_each_batch()
+    for sums in map(jax.device_get, batch_sums):
+      for name in result:
+        result[name] = result[name] + np.asarray(sums[name], np.float64)
       bar.update(int(sums['count']))
-  if total['count'] != num_examples:
+      at_each_batch()
+  if result['count'] != num_examples:
     raise RuntimeError(
-      f'{split}: {total["count"]} images counted of {num_examples}'
+      f'{split}: {result["count"]} images counted of {num_examples}'
     )
-  return {'num_examples': num_examples, **metrics.means(total)}
+  return {
+    'num_examples': num_examples,
+    **metrics.means(result),
+    'most_confused': confused_classes(result['confusion'], dataset.class_names),
+  }
+
+
+def confused_classes(
+  confusion: np.ndarray, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+  """The pairs of classes that are most often confused, at most ten.
+
+  Args:
+    confusion: `metrics.confusion` over a split.
+    class_names: by label.
+
+  Returns:
+    For each pair `label` and `predicted` (names), how often (`count`), and of
+    how many examples of the label (`of`); the greatest share first.
+  """
+
+  def name(label):
+    known = label < len(class_names)
+    return class_names[label] if known else f'class {label}'
+
+  of = confusion.sum(axis=1, keepdims=True)
+  shares = confusion / np.maximum(of, 1)
+  np.fill_diagonal(shares, 0)
+  order = np.argsort(-shares, axis=None, kind='stable')[:_CONFUSED]
+  pairs = zip(*np.unravel_index(order, shares.shape), strict=True)
+  return [
+    {
+      'label': name(label),
+      'predicted': name(predicted),
+      'count': int(confusion[label, predicted]),
+      'of': int(of[label, 0]),
+    }
+    for label, predicted in pairs
+    if shares[label, predicted] > 0
+  ]
+
+
+def training_errors(scores: dict[str, Any]) -> dict[str, float]:
+  """What results.json says of the training split: `train_top1_error`, ..."""
+  names = ('num_examples', 'top1_error', 'top5_error', 'loss')
+  return {f'train_{name}': scores[name] for name in names}
 
 
 def write_results(
   workdir: epath.Path,
   config: config_lib.Config,
-  scores: dict[str, float],
+  scores: dict[str, Any],
+  training: bool,
   **facts: Any,
 ) -> dict[str, Any]:
-  """Writes results.json; returns what is in it."""
+  """Writes results.json; returns what is in it.
+
+  The commands that led to it are the run's, and that of a later evaluation.
+  """
+  path = workdir / 'results.json'
+  earlier = [] if training else _commands(path)[:1]
   results = {
+    'architecture': config.model.name,
+    'seed': config.seed,
     **facts,
     'split': config.data.val_split,
     'crops': config.eval.crops,
     **scores,
-    'architecture': config.model.name,
-    'seed': config.seed,
+    'commands': [*earlier, command.typed()],
+    'versions': writer.versions(),
+    'devices': writer.devices(),
   }
   if jax.process_index() == 0:
-    config_lib.write_whole(
-      workdir / 'results.json', json.dumps(results, indent=2) + '\n'
-    )
+    config_lib.write_whole(path, json.dumps(results, indent=2) + '\n')
   return results
+
+
+def _commands(path: epath.Path) -> list[str]:
+  """Those of an earlier results.json, which may be anything or missing."""
+  try:
+    return list(json.loads(path.read_text())['commands'])
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    return []
 
 
 def say_results(workdir: epath.Path, results: dict[str, Any]) -> None:
@@ -112,8 +215,12 @@ def say_results(workdir: epath.Path, results: dict[str, Any]) -> None:
   writer.say(
     f'{results["split"]}: top-1 error {results["top1_error"]:.2%}, top-5 '
     f'error {results["top5_error"]:.2%}, loss {results["loss"]:.4f} on '
-    f'{results["num_examples"]} images ({_views(results["crops"])}), step '
-    f'{results["step"]}'
+    f'{results["num_examples"]} images ({_views(results["crops"])}), '
+    + (
+      f'step {results["step"]}'
+      if 'step' in results
+      else f'{len(results["members"])} networks'
+    )
   )
   writer.say(f'results: {workdir / "results.json"}')
 
@@ -167,13 +274,23 @@ def _epoch(workdir: epath.Path, dataset: Dataset, step: int) -> float | None:
     return None
 
 
-def _check_dataset(
-  config: config_lib.Config,
+def check_dataset(
+  num_classes: int,
   workdir: epath.Path,
   preprocessing: preprocess.Preprocessing,
   dataset: Dataset,
 ) -> None:
-  """Is the data set the one trained on, or one that its classes fit?"""
+  """Is the data set the one trained on, or one that its classes fit?
+
+  Args:
+    num_classes: that the network tells apart.
+    workdir: its own.
+    preprocessing: its own.
+    dataset: to be scored.
+
+  Raises:
+    UserError: it is another, or has other classes.
+  """
   if preprocessing.dataset is not None:
     # A set and its 256 x 256 form hold the same pictures.
     if origin(preprocessing.dataset) != dataset.origin:
@@ -188,9 +305,9 @@ def _check_dataset(
       f'{preprocessing.class_names[0]} and so on; those of '
       f'{dataset.full_name} are others (data.name)'
     )
-  elif dataset.num_classes > config.model.num_classes:
+  elif dataset.num_classes > num_classes:
     raise UserError(
-      f'{workdir} tells {config.model.num_classes} classes apart, '
+      f'{workdir} tells {num_classes} classes apart, '
       f'{dataset.full_name} has {dataset.num_classes} (data.name)'
     )
 
@@ -202,18 +319,20 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   model = pretrained.build_model(config.model)
   dataset = open_dataset(config.data.name, config.data.data_dir)
   split = config.data.val_split
-  dataset.num_examples(split)
+  splits = [split] + [config.data.train_split] * config.eval.train_split
+  for name in splits:
+    dataset.num_examples(name)
   if not (workdir / 'checkpoints').exists():
     checkpoint.restore_params(workdir, config.eval.step, {})
   preprocessing = pretrained.read_preprocessing(workdir)
-  _check_dataset(config, workdir, preprocessing, dataset)
+  check_dataset(config.model.num_classes, workdir, preprocessing, dataset)
   dataset.check_resize(preprocessing.resize)
   step, best_step, params = checkpoint.restore_params(
     workdir,
     config.eval.step,
     pretrained.abstract_params(model, preprocessing.crop_size),
   )
-  dataset = prepare_data(config.data, dataset, [split], workdir)
+  dataset = prepare_data(config.data, dataset, splits, workdir)
   write_left_out(dataset, workdir)
   writer.banner(
     workdir=workdir,
@@ -229,14 +348,14 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
       if number := stop.agreed():
         raise Interrupted('no results were written', number)
 
-    scores = score(
+    score_split = functools.partial(
+      score,
       steps.p_eval_step(
         model, finisher(preprocessing, config.eval.crops, blocks)
       ),
       steps.replicate(params),
       dataset,
-      split,
-      preprocessing,
+      preprocessing=preprocessing,
       batch_size=config.eval.batch_size,
       crops=config.eval.crops,
       finish=config.data.finish,
@@ -244,10 +363,15 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
       dtype=model.dtype,
       at_each_batch=leave_if_told,
     )
+    scores = score_split(split=split)
+    if config.eval.train_split:
+      of_train = score_split(split=config.data.train_split)
+      scores |= training_errors(of_train)
   results = write_results(
     workdir,
     config,
     scores,
+    training=False,
     step=step,
     best_step=best_step,
     epoch=_epoch(workdir, dataset, step),

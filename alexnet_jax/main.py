@@ -5,6 +5,7 @@ guard or by storage; 4 (134 where JAX notices first) another process of the run
 was lost; 143 or 130 stopped by SIGTERM or SIGINT, saved.
 """
 
+import os
 import pathlib
 import signal
 
@@ -20,7 +21,16 @@ _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, such as configs/imagenet.py.'
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of the run, local or gs://; default runs/CONFIG.'
+  'workdir',
+  None,
+  'Folder of the run, local or gs://; default runs/CONFIG. With --mode=eval '
+  "several, DIR,DIR: their networks' softmax outputs are averaged.",
+)
+_OUT = flags.DEFINE_string(
+  'out',
+  None,
+  'With --mode=eval --workdir=DIR,DIR: folder for the results of all; default '
+  'runs/CONFIG_ensemble.',
 )
 _MODE = flags.DEFINE_enum(
   'mode', 'train', ['train', 'eval'], 'Train, or score a checkpoint.'
@@ -47,9 +57,20 @@ def main(argv: list[str]) -> None:
   if _CONFIG.value is None:
     raise UserError('no config: give --config=configs/digits.py or another')
   path = config_flags.get_config_filename(flags.FLAGS['config'])
-  workdir = config_lib.absolute(
-    _WORKDIR.value or f'runs/{pathlib.Path(path).stem}'
-  )
+  path, _, argument = path.partition(':')
+  stem = pathlib.Path(path).stem + (f'_{argument}' if argument else '')
+  where = _WORKDIR.value or f'runs/{stem}'
+  names = [where]
+  if _MODE.value == 'eval' and ',' in where and not os.path.isdir(where):
+    names = where.split(',')
+  if len(names) > 1:
+    if not all(names):
+      raise UserError(f'--workdir={where}: a name of nothing between commas')
+  elif _OUT.value:
+    raise UserError(
+      f'--out={_OUT.value} is for the results of several networks: add '
+      '--mode=eval --workdir=DIR,DIR'
+    )
   config = _CONFIG.value
   config_values.validate(config, _MODE.value)
   place = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
@@ -60,14 +81,16 @@ def main(argv: list[str]) -> None:
       '--coordinator_address, --num_processes and --process_id are of one of '
       'several processes: add --distributed'
     )
-  try:
-    is_file = workdir.exists() and not workdir.is_dir()
-  except Exception as error:  # Of whatever library talks to a bucket.
-    raise StorageError(
-      f'cannot reach {workdir} (--workdir): {error}'
-    ) from error
-  if is_file:
-    raise UserError(f'{workdir} is a file (--workdir)')
+  workdirs = [config_lib.absolute(name) for name in names]
+  for workdir in workdirs:
+    try:
+      is_file = workdir.exists() and not workdir.is_dir()
+    except Exception as error:  # Of whatever library talks to a bucket.
+      raise StorageError(
+        f'cannot reach {workdir} (--workdir): {error}'
+      ) from error
+    if is_file:
+      raise UserError(f'{workdir} is a file (--workdir)')
   if config.compilation_cache:
     cache = config_lib.absolute(config.compilation_cache)
     jax.config.update('jax_compilation_cache_dir', str(cache))
@@ -77,11 +100,16 @@ def main(argv: list[str]) -> None:
     if _MODE.value == 'train':
       from alexnet_jax.train import train
 
-      train(config, workdir)
-    else:
+      train(config, workdirs[0])
+    elif len(workdirs) == 1:
       from alexnet_jax.evaluate import evaluate
 
-      evaluate(config, workdir)
+      evaluate(config, workdirs[0])
+    else:
+      from alexnet_jax.ensemble import evaluate_ensemble
+
+      out = config_lib.absolute(_OUT.value or f'runs/{stem}_ensemble')
+      evaluate_ensemble(config, names, out)
 
 
 def run() -> None:

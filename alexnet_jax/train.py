@@ -139,7 +139,6 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
         model, finisher(preprocessing, config.eval.crops, blocks)
       ),
       dataset=dataset,
-      split=config.data.val_split,
       preprocessing=preprocessing,
       batch_size=config.eval.batch_size,
       crops=config.eval.crops,
@@ -158,8 +157,9 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
         with chronometer.paused():
           # An evaluation that only ends this run is none of a longer one's.
           kept = checkpoints.scores(step) if due else None
-          scores = kept or score(state.params)
-          log.scalars('validation', step, step / steps_per_epoch, scores)
+          scores = kept or score(state.params, split=config.data.val_split)
+          numbers = {k: v for k, v in scores.items() if k != 'most_confused'}
+          log.scalars('validation', step, step / steps_per_epoch, numbers)
           log.conv1_kernels(step, np.asarray(state.params['conv1']['kernel']))
           writer.say(
             f'epoch {step / steps_per_epoch:7.2f}  validation: error '
@@ -274,10 +274,14 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     # ---- The last step's results. -------------------------------------------
     checkpoints.wait()
     log.close()
+    if config.eval.train_split:
+      of_train = score(state.params, split=config.data.train_split)
+      scores |= evaluate.training_errors(of_train)
     results = evaluate.write_results(
       workdir,
       config,
       scores,
+      training=True,
       step=step,
       best_step=step if checkpoints.best is None else checkpoints.best,
       epoch=step / steps_per_epoch,

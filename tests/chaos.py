@@ -71,8 +71,9 @@ class Command:
 
 
 def results(workdir: pathlib.Path) -> dict[str, Any]:
-  """results.json."""
-  return json.loads((workdir / 'results.json').read_text())
+  """results.json without the commands that led to it."""
+  content = json.loads((workdir / 'results.json').read_text())
+  return {k: v for k, v in content.items() if k != 'commands'}
 
 
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:

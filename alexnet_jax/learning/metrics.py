@@ -48,6 +48,28 @@ def metric_sums(
   }
 
 
+def confusion(
+  log_probs: jax.Array, labels: jax.Array, mask: jax.Array
+) -> jax.Array:
+  """How many examples of each class were taken for each.
+
+  Args:
+    log_probs: as for `metric_sums`.
+    labels: `[N]` integers.
+    mask: float32 `[N]`, 1 for an example, 0 for a blank.
+
+  Returns:
+    float32 `[num_classes, num_classes]`: rows by label, columns by the
+    likeliest class.
+  """
+  num_classes = log_probs.shape[1]
+  is_label = jax.nn.one_hot(labels, num_classes) * mask[:, None]
+  # As in `metric_sums`: of equal scores the lower class comes first.
+  _, best = jax.lax.top_k(log_probs, 1)
+  # Ones and zeros: exact in whatever precision they are multiplied.
+  return is_label.T @ jax.nn.one_hot(best[:, 0], num_classes)
+
+
 def means(sums: Mapping[str, Any]) -> dict[str, float]:
   """Mean loss in nats, and errors as fractions of the examples."""
   count = float(sums['count'])

@@ -185,8 +185,38 @@ def eval_step(
     finish: from the batch to the network's input (`finish.finisher`).
 
   Returns:
-    `metrics.metric_sums` over all devices.
+    `metrics.metric_sums`, and `confusion`, over all devices.
   """
+  log_probs = _log_probs(params, batch, model, finish)
+  return _scored(log_probs, batch)
+
+
+def ensemble_step(
+  params: Sequence[Any],
+  batches: Sequence[Batch],
+  *,
+  members: Sequence[tuple[AlexNet, Finish]],
+) -> metrics.Sums:
+  """Scores the mean of several networks' softmax outputs (section 6).
+
+  Args:
+    params: of each member, the same on all devices.
+    batches: as each member sees them: the same pictures in the same order.
+    members: each one's network, and from its batch to the network's input.
+
+  Returns:
+    As `eval_step`.
+  """
+  log_probs = [
+    _log_probs(one, batch, *member)
+    for one, batch, member in zip(params, batches, members, strict=True)
+  ]
+  mean = jax.nn.logsumexp(jnp.stack(log_probs), axis=0)
+  return _scored(mean - jnp.log(len(members)), batches[0])
+
+
+def _log_probs(params, batch, model, finish):
+  """Log of the softmax outputs, averaged over crops: `[n, num_classes]`."""
   n, crops = batch['image'].shape[:2]
   with jax.named_scope('input'):
     images = finish(batch)
@@ -195,8 +225,15 @@ def eval_step(
   with jax.named_scope('loss'):
     log_probs = jax.nn.log_softmax(logits)
     log_probs = log_probs.reshape(n, crops, -1)
-    averaged = jax.nn.logsumexp(log_probs, axis=1) - jnp.log(crops)
-    sums = metrics.metric_sums(averaged, batch['label'], batch['mask'])
+    return jax.nn.logsumexp(log_probs, axis=1) - jnp.log(crops)
+
+
+def _scored(log_probs, batch):
+  with jax.named_scope('loss'):
+    sums = metrics.metric_sums(log_probs, batch['label'], batch['mask'])
+    sums['confusion'] = metrics.confusion(
+      log_probs, batch['label'], batch['mask']
+    )
   with jax.named_scope('all_reduce'):
     return jax.lax.psum(sums, AXIS)
 
@@ -240,6 +277,16 @@ def p_eval_step(
     in_axes=(None, 0),
     out_axes=None,
     devices=devices,
+  )
+
+
+def p_ensemble_step(members: Sequence[tuple[AlexNet, Finish]]):
+  """`ensemble_step` on all devices: `(params, batches) -> sums`."""
+  return jax.pmap(
+    functools.partial(ensemble_step, members=members),
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
   )
 
 

@@ -1,0 +1,183 @@
+"""Several networks averaged, and what an evaluation says besides errors."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from chaos import contents, results
+from test_main import run, tiny
+from test_preprocess import eval_views
+
+from alexnet_jax import evaluate, pretrained
+from alexnet_jax.data.dataset import open_dataset
+
+
+def arguments(tiny_dir, workdir, *more):
+  return tiny(
+    tiny_dir, workdir, '--config.num_epochs=1',
+    '--config.eval.train_split=True', *more,
+  )  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def members(tiny_dir, tmp_path_factory):
+  """Two short runs: of other seeds and crops."""
+  folder = tmp_path_factory.mktemp('members')
+  for seed, more in (
+    (0, ()),
+    (1, ('--config.data.crop_size=71',)),
+  ):
+    run(
+      *arguments(tiny_dir, folder / str(seed), f'--config.seed={seed}', *more)
+    )
+  return [folder / '0', folder / '1']
+
+
+def probabilities(workdir, tiny_dir, split='validation', crops=1):
+  """By the library, a picture at a time."""
+  network = pretrained.load(workdir)
+  apply = jax.jit(network.model.apply)
+  rows, labels = [], []
+  for example in (
+    open_dataset('tiny', str(tiny_dir)).read(split).as_numpy_iterator()
+  ):
+    views = eval_views(example['image'], network.preprocessing, crops)
+    outputs = jax.nn.softmax(apply({'params': network.params}, views))
+    rows.append(np.asarray(outputs, np.float64).mean(axis=0))
+    labels.append(example['label'])
+  return np.stack(rows), np.array(labels)
+
+
+def score(tiny_dir, workdir, *more, status=0):
+  return run(
+    *arguments(tiny_dir, workdir),
+    '--mode=eval',
+    *more,
+    devices=2,
+    status=status,
+  )
+
+
+@pytest.mark.parametrize('crops', [1, 10])
+def test_softmax_outputs_are_averaged(members, tiny_dir, tmp_path, crops):
+  before = [contents(member) for member in members]
+  done = score(
+    tiny_dir, ','.join(map(str, members)), f'--out={tmp_path / "both"}',
+    f'--config.eval.crops={crops}', '--config.eval.batch_size=6',
+  )  # fmt: skip
+  assert '2 networks' in done.stdout
+  assert str(tmp_path / 'both' / 'results.json') in done.stdout
+  found = results(tmp_path / 'both')
+  per_member = [probabilities(m, tiny_dir, crops=crops) for m in members]
+  labels = per_member[0][1]
+  mean = np.mean([rows for rows, _ in per_member], axis=0)
+  chosen = mean[np.arange(len(labels)), labels]
+  assert found['num_examples'] == len(labels) == 19
+  assert found['top1_error'] == pytest.approx(
+    (mean.argmax(axis=1) != labels).mean()
+  )
+  assert found['loss'] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
+  # Not the mean of logits, nor of losses.
+  losses = [
+    -np.log(rows[np.arange(19), labels]).mean() for rows, _ in per_member
+  ]
+  assert found['loss'] < np.mean(losses) - 1e-6
+  assert [m['architecture'] for m in found['members']] == ['narrow'] * 2
+  assert [m['params_digest'] for m in found['members']] == [
+    results(member)['params_digest'] for member in members
+  ]
+  config = json.loads((tmp_path / 'both' / 'config.json').read_text())
+  assert config['members'] == [str(member) for member in members]
+  # No member's own results are touched.
+  assert [contents(member) for member in members] == before
+
+
+def test_one_network_alone_is_no_ensemble(members, tiny_dir, tmp_path):
+  done = score(tiny_dir, members[0], f'--out={tmp_path / "x"}', status=2)
+  assert 'several networks' in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('names', 'out', 'told'),
+  [
+    ('{0},{0}', '{new}', 'is there twice'),
+    ('{0},', '{new}', 'a name of nothing'),
+    ('{0},{1}', '{1}', 'holds a run'),
+    ('{0},{new}', '{other}', 'no checkpoint'),
+  ],
+)
+def test_what_is_refused_leaves_nothing(
+  members, tiny_dir, tmp_path, names, out, told
+):
+  places = {'new': tmp_path / 'new', 'other': tmp_path / 'other'}
+  before = [contents(member) for member in members]
+  done = score(
+    tiny_dir, names.format(*members, **places),
+    f'--out={out.format(*members, **places)}', status=2,
+  )  # fmt: skip
+  assert told in done.stderr
+  assert not list(tmp_path.iterdir())
+  assert [contents(member) for member in members] == before
+
+
+def test_the_training_split_is_scored_too(members, tiny_dir):
+  found = results(members[0])
+  rows, labels = probabilities(members[0], tiny_dir, 'train')
+  assert found['train_num_examples'] == len(labels) == 64
+  assert found['train_top1_error'] == pytest.approx(
+    (rows.argmax(axis=1) != labels).mean()
+  )
+  chosen = rows[np.arange(64), labels]
+  assert found['train_loss'] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
+
+
+def test_results_say_what_was_confused_and_by_which_command(members, tiny_dir):
+  rows, labels = probabilities(members[0], tiny_dir)
+  path = members[0] / 'results.json'
+  found = json.loads(path.read_text())
+  names = ('china', 'flower', 'texture')
+  counts = {
+    (names[a], names[b]): int(
+      ((labels == a) & (rows.argmax(axis=1) == b)).sum()
+    )
+    for a in range(3)
+    for b in range(3)
+    if a != b
+  }
+  told = {
+    (p['label'], p['predicted']): p['count'] for p in found['most_confused']
+  }
+  assert told == {pair: count for pair, count in counts.items() if count}
+  shares = [p['count'] / p['of'] for p in found['most_confused']]
+  assert shares == sorted(shares, reverse=True)
+  (command,) = found['commands']
+  assert command.startswith(
+    'python -m alexnet_jax.main --config=tests/narrow.py'
+  )
+  assert '--config.seed=0' in command
+  # Not where things are on this machine.
+  assert str(tiny_dir) not in command
+  assert '--workdir' not in command
+  assert found['versions']['jax'] == jax.__version__
+
+
+def test_a_later_evaluation_adds_its_command(members, tiny_dir, tmp_path):
+  workdir = tmp_path / 'copy'
+  shutil.copytree(members[0], workdir)
+  (training,) = json.loads((workdir / 'results.json').read_text())['commands']
+  for _ in range(2):
+    score(tiny_dir, workdir, '--config.eval.crops=10')
+    commands = json.loads((workdir / 'results.json').read_text())['commands']
+    assert len(commands) == 2
+    assert commands[0] == training
+    assert commands[1].endswith('--mode=eval --config.eval.crops=10')
+
+
+def test_confused_classes_are_counted_by_hand():
+  confusion = np.array([[8, 2, 0], [0, 10, 0], [3, 0, 3]], float)
+  assert evaluate.confused_classes(confusion, ['a', 'b']) == [
+    {'label': 'class 2', 'predicted': 'a', 'count': 3, 'of': 6},
+    {'label': 'a', 'predicted': 'b', 'count': 2, 'of': 10},
+  ]
