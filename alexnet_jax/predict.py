@@ -13,17 +13,15 @@ import json
 import os
 import pathlib
 import sys
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import matplotlib as mpl
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from alexnet_jax import pretrained
+from alexnet_jax import plots, pretrained
 from alexnet_jax.command import Parser, printable, run, write_aside
 from alexnet_jax.data import decoding, imagenet, input_pipeline, preprocess
 from alexnet_jax.errors import UserError
@@ -100,7 +98,7 @@ def predict(
   views = examples.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(
     batch_size
   )
-  step = jax.jit(functools.partial(_step, network.model))
+  step = jax.jit(functools.partial(probabilities_and_features, network.model))
   params = jax.device_put(network.params)
   batches = input_pipeline.iterate(views, examples.enumerate, batch_size)
   done = 0
@@ -126,7 +124,10 @@ def _name_unreadable(paths: list[str]) -> None:
       raise UserError(f'cannot read {path!r}: {reason}') from error
 
 
-def _step(model: AlexNet, params: Any, images: jax.Array):
+def probabilities_and_features(
+  model: AlexNet, params: Any, images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Softmax outputs `[N, num_classes]` and fc7 `[N, 4096]`, both float32."""
   variables = {'params': params}
   logits: Any = model.apply(variables, images)
   features: Any = model.apply(variables, images, method='features')
@@ -158,54 +159,6 @@ def likeliest(
       entry['synset'] = name
     classes.append(entry)
   return classes
-
-
-def plot(results: list[dict[str, Any]], path: str) -> None:
-  """A grid of pictures and their likeliest classes (Figure 4, left).
-
-  Args:
-    results: `path` and `classes` of each picture; the first 40 are drawn.
-    path: of the PNG.
-  """
-  mpl.use('Agg')
-  import matplotlib.pyplot as plt
-
-  results = results[:_PLOTTED]
-  columns = min(4, len(results))
-  rows = -(-len(results) // columns)
-  figure = plt.figure(figsize=(2.6 * columns, 3.9 * rows), dpi=110)
-  grid = figure.add_gridspec(rows, columns, hspace=0.08, wspace=0.12)
-  for i, result in enumerate(results):
-    cell = grid[i // columns, i % columns].subgridspec(
-      2, 1, height_ratios=(2.2, 1.3), hspace=0.03
-    )
-    _draw_picture(figure.add_subplot(cell[0]), result['path'])
-    _draw_bars(figure.add_subplot(cell[1]), result['classes'])
-  with warnings.catch_warnings(action='ignore'):  # Letters that no font has.
-    write_aside(path, lambda file: figure.savefig(file, bbox_inches='tight'))
-  plt.close(figure)
-
-
-def _draw_picture(axes, path: str) -> None:
-  image = decoding.decode(tf.io.read_file(path))
-  axes.imshow(image.numpy())
-  axes.set_anchor('S')  # Down on its bars, whatever its shape.
-  axes.set_axis_off()
-
-
-def _draw_bars(axes, classes: list[dict[str, Any]]) -> None:
-  for row, entry in enumerate(classes):
-    axes.barh(row, entry['probability'], height=0.82, color='#f3b0a8')
-    name = entry['name'].split(',')[0]
-    axes.text(
-      0.02,
-      row,
-      f'{name[:30]}  {entry["probability"]:.0%}',
-      va='center',
-      fontsize=8,
-      parse_math=False,
-    )
-  axes.set(xlim=(0, 1), ylim=(_LIKELIEST - 0.5, -0.5), xticks=[], yticks=[])
 
 
 def main(argv: list[str]) -> None:
@@ -246,7 +199,8 @@ def main(argv: list[str]) -> None:
   ):
     raise UserError(f'--plot={flags.plot} is one of the pictures')
   network = pretrained.load(flags.workdir, flags.step)
-  results, all_features = [], []
+  results: list[dict[str, Any]] = []
+  all_features = []
   with tqdm(total=len(paths), unit='picture', disable=None) as bar:
     for names, probabilities, features in predict(
       network, paths, flags.batch_size
@@ -267,7 +221,15 @@ def main(argv: list[str]) -> None:
       ),
     )
   if flags.plot:
-    plot(results, flags.plot)
+    shown = results[:_PLOTTED]
+    plots.plot_labels(
+      [
+        decoding.decode(tf.io.read_file(result['path'])).numpy()
+        for result in shown
+      ],
+      [result['classes'] for result in shown],
+      flags.plot,
+    )
   if flags.json:
     print(json.dumps(results, indent=2))
 

@@ -1,0 +1,231 @@
+"""Figures 3 and 4 of a checkpoint, and the rates of Figure 1."""
+
+import json
+import sys
+
+import conftest
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_preprocess import eval_views
+
+from alexnet_jax import figures, learning_rates, plots, pretrained
+from alexnet_jax.data.dataset import open_dataset
+from alexnet_jax.errors import UserError
+
+
+def flags(small_network, tiny_dir, out, *more):
+  return [
+    str(small_network), f'--out={out}', '--data=tiny', f'--data_dir={tiny_dir}',
+    '--train_split=train', '--val_split=validation', *more,
+  ]  # fmt: skip
+
+
+def everything(small_network, tiny_dir, split):
+  """Probabilities and features of a split, a picture at a time."""
+  network = pretrained.load(small_network)
+  dataset = open_dataset('tiny', str(tiny_dir))
+  apply = jax.jit(network.model.apply, static_argnames='method')
+  variables, found, keys = {'params': network.params}, [], []
+  for example in dataset.read(split).as_numpy_iterator():
+    view = eval_views(example['image'], network.preprocessing, 1)
+    found.append(
+      (
+        jax.nn.softmax(apply(variables, view))[0],
+        apply(variables, view, method='features')[0],
+      )
+    )
+    keys.append(example['key'].decode())
+  probabilities, features = map(np.stack, zip(*found, strict=True))
+  return probabilities, features.astype(np.float64), keys
+
+
+def test_figures_are_those_of_every_picture_looked_at(
+  small_network, tiny_dir, tmp_path, capsys
+):
+  figures.main(
+    flags(small_network, tiny_dir, tmp_path, '--pictures=4', '--queries=3')
+  )
+  assert 'figure3.png' in capsys.readouterr().out
+  content = json.loads((tmp_path / 'figures.json').read_text())
+  probabilities, features, keys = everything(
+    small_network, tiny_dir, 'validation'
+  )
+  assert len(content['labels']) == 4
+  for entry in content['labels']:
+    row = probabilities[keys.index(entry['key'])]
+    assert [c['label'] for c in entry['classes']] == list(np.argsort(-row)[:5])
+  _, points, train_keys = everything(small_network, tiny_dir, 'train')
+  assert len(train_keys) == 64
+  for entry in content['neighbors']:
+    query = features[keys.index(entry['key'])]
+    distances = np.sqrt(((points - query) ** 2).sum(axis=1))
+    order = np.argsort(distances)[:6]
+    assert [n['key'] for n in entry['neighbors']] == [
+      train_keys[i] for i in order
+    ]
+    np.testing.assert_allclose(
+      [n['distance'] for n in entry['neighbors']], distances[order], rtol=1e-3
+    )
+  for name in ('figure3', 'figure4_labels', 'figure4_neighbors'):
+    with Image.open(tmp_path / f'{name}.png') as image:
+      assert image.width > 100
+  # torchvision's 64 kernels of 11 x 11 pixels, four for one, in a grid.
+  with Image.open(tmp_path / 'figure3.png') as image:
+    assert image.size == (10 * 48 + 4, 7 * 48 + 4)
+
+
+def test_the_draw_depends_on_the_seed_alone(small_network, tiny_dir, tmp_path):
+  keys = []
+  for seed in (0, 0, 1):
+    figures.main(
+      flags(small_network, tiny_dir, tmp_path, f'--seed={seed}', '--queries=1')
+    )
+    content = json.loads((tmp_path / 'figures.json').read_text())
+    keys.append([entry['key'] for entry in content['labels']])
+  assert keys[0] == keys[1] != keys[2]
+
+
+def test_nearest_is_exact_where_squares_would_cancel():
+  """Far from the origin |a|^2 - 2ab + |b|^2 is lost in float32."""
+  rng = np.random.default_rng(0)
+  points = (1e4 + rng.normal(0, 1e-2, (50, 300))).astype(np.float32)
+  queries = points[[7, 20]]
+  exact = np.sqrt(
+    ((points[None].astype(np.float64) - queries[:, None]) ** 2).sum(axis=-1)
+  )
+  positions, distances = figures.nearest(queries, iter(np.split(points, 10)), 4)
+  order = np.argsort(exact, axis=1, kind='stable')[:, :4]
+  np.testing.assert_array_equal(positions, order)
+  np.testing.assert_allclose(
+    distances, np.take_along_axis(exact, order, axis=1)
+  )
+  assert list(positions[:, 0]) == [7, 20]
+
+
+def test_of_equally_near_points_the_earlier_comes_first():
+  points = np.ones((6, 3))
+  positions, _ = figures.nearest(np.zeros((1, 3)), iter([points, points]), 5)
+  assert list(positions[0]) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+  ('more', 'told'),
+  [
+    (('--pictures=0',), '--pictures=0'),
+    (('--queries=40',), '8 pictures and 40 queries of 19'),
+    (('--out=/nowhere/at/all',), 'is no folder'),
+    (('--val_split=test',), "unknown split 'test'"),
+  ],
+)
+def test_what_cannot_be_drawn_is_told(
+  small_network, tiny_dir, tmp_path, more, told
+):
+  with pytest.raises(UserError, match=told):
+    figures.main(flags(small_network, tiny_dir, tmp_path, *more))
+  assert not (tmp_path / 'figures.json').exists()
+
+
+def test_converted_weights_need_a_data_set(small_network, tmp_path):
+  with pytest.raises(UserError, match='give --data'):
+    figures.main([str(small_network), f'--out={tmp_path}'])
+
+
+def test_the_true_class_has_another_colour(tmp_path):
+  classes = [
+    {'label': i, 'name': name, 'probability': 0.2}
+    for i, name in enumerate(conftest.SYNSETS[:5])
+  ]
+  pictures = [np.zeros((8, 8, 3), np.uint8)]
+  colors = []
+  for truth in (conftest.SYNSETS[1], conftest.SYNSETS[6]):
+    path = str(tmp_path / 'labels.png')
+    plots.plot_labels(pictures, [classes], path, [truth])
+    with Image.open(path) as image:
+      pixels = np.asarray(image.convert('RGB')).reshape(-1, 3).astype(int)
+    orange = np.array([239, 197, 102])  # #E69F00 on white, 60% of it.
+    colors.append((abs(pixels - orange).max(axis=1) < 12).sum())
+  assert colors[0] > 100
+  assert colors[1] == 0
+
+
+# A run that learns the faster the higher its rate up to .2, then not at all.
+TRAINER = """
+import json, pathlib, signal, sys, time
+flags = dict(a[2:].split('=', 1) for a in sys.argv[1:] if '=' in a)
+rate = float(flags['config.optimizer.learning_rate'])
+folder = pathlib.Path(flags['workdir'])
+folder.mkdir(parents=True, exist_ok=True)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+path = folder / 'metrics.jsonl'
+start = len(path.read_text().splitlines()) if path.exists() else 0
+for epoch in range(start + 1, 11):
+  error = .9 - epoch * rate if rate < .25 else .9
+  with path.open('a') as file:
+    file.write(json.dumps({'split': 'train', 'step': epoch, 'epoch': epoch,
+                           'loss': 1, 'top1_error': error}) + '\\n')
+  time.sleep(.05)
+(folder / 'results.json').write_text('{}')
+"""
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+  script = tmp_path / 'trainer.py'
+  script.write_text(TRAINER)
+  started = []
+  start = learning_rates._start
+
+  def instead(command, workdir):
+    started.append(workdir.parent.name)
+    return start([sys.executable, str(script), *command[3:]], workdir)
+
+  monkeypatch.setattr(learning_rates, '_start', instead)
+  monkeypatch.setattr(learning_rates, '_LOOK_SECONDS', 0.01)
+  return started
+
+
+def test_the_fastest_rate_is_chosen_and_trained_to_its_end(
+  tmp_path, capsys, trainer
+):
+  arguments = ['--config=x.py', '--rates=0.1,0.2,0.05,0.3',
+               f'--workdir={tmp_path / "runs" / "fig1"}']  # fmt: skip
+  learning_rates.main(arguments)
+  said = capsys.readouterr().out
+  assert 'rate 0.1: 25% training error after 7.00 epochs' in said
+  assert 'rate 0.2: 25% training error after 4.00 epochs' in said
+  assert 'rate 0.05: 25% training error not reached sooner' in said
+  assert f'fastest: 0.2, 4.00 epochs, in {tmp_path}/runs/fig1-0.2/0' in said
+  assert trainer == [
+    'fig1-0.1',
+    'fig1-0.2',
+    'fig1-0.05',
+    'fig1-0.3',
+    'fig1-0.2',
+  ]
+  assert (tmp_path / 'runs' / 'fig1-0.2' / '0' / 'results.json').exists()
+  lines = (tmp_path / 'runs/fig1-0.2/0/metrics.jsonl').read_text().splitlines()
+  assert len(lines) == 10
+  # Those that lost were stopped soon after.
+  lost = (tmp_path / 'runs/fig1-0.3/0/metrics.jsonl').read_text().splitlines()
+  assert 5 <= len(lost) < 10
+  # Again: nothing is left to train.
+  learning_rates.main(arguments)
+  assert len(trainer) == 5
+  assert 'fastest: 0.2' in capsys.readouterr().out
+
+
+def test_no_rate_that_reaches_the_target(tmp_path, trainer):
+  with pytest.raises(UserError, match='no rate reached 25%'):
+    learning_rates.main(
+      ['--config=x', '--rates=0.3', f'--workdir={tmp_path / "a"}']
+    )
+
+
+@pytest.mark.parametrize('rates', ['', 'x', '0', '0.1,0.1', '-1'])
+def test_rates_that_are_none(tmp_path, rates):
+  with pytest.raises(UserError, match='different positive numbers'):
+    learning_rates.main(
+      ['--config=x', f'--rates={rates}', f'--workdir={tmp_path}']
+    )
