@@ -9,7 +9,7 @@ comma := ,
 # Installed again when what is to be installed has changed.
 PINS := setup.cfg requirements.txt requirements-pinned.txt
 
-.PHONY: train test chaos parity test-tpu test-gpu-compile test-onnx lint format bench venv clean
+.PHONY: train test report chaos parity test-tpu test-gpu-compile test-onnx test-browser lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -19,6 +19,11 @@ train: $(VENV)/.base
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+
+# The paper on one page, report/index.html, from the committed runs; README.md's
+# table of them too.
+report: $(VENV)/.base
+	$(BIN)/python -m alexnet_jax.report results --out=report --readme=README.md
 
 # What a run survives, in full: about 26 minutes on two cores. It ends at the
 # first fault that is not survived; the table is for README.md.
@@ -56,6 +61,14 @@ test-onnx: .venv-onnx $(VENV)/.base
 	test -x $@/bin/python || $(PYTHON) -m venv $@
 	$@/bin/pip install -q -r requirements-onnx.txt
 	$@/bin/pip install -q --no-deps -e .
+	touch $@
+
+# That page in a browser: needs Chromium (Debian: apt-get install chromium).
+test-browser: $(VENV)/.test $(VENV)/.browser
+	$(BIN)/python -m pytest -q -s tests/browser.py
+
+$(VENV)/.browser: $(VENV)/.base
+	$(BIN)/pip install -q -c requirements-pinned.txt -e '.[browser]'
 	touch $@
 
 lint: $(VENV)/.test

@@ -1,0 +1,107 @@
+"""The paper on one page: `python -m alexnet_jax.report RUN... --out=report`.
+
+A RUN is a workdir, or one without its checkpoints (config.json, results.json,
+metrics.jsonl), or a folder that holds such. Into --out go
+
+  index.html   one page, with all in it: nothing is fetched
+  results.md   its tables in Markdown
+  *.png        its charts and figures
+
+A run that is unfinished, or lacks a file, is told of in its row.
+
+Exit status: 0 done; 2 a usage error; 3 the page cannot be written.
+"""
+
+import pathlib
+import re
+import shutil
+import sys
+
+from alexnet_jax.command import Parser, run, write_aside
+from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.report import charts, claims, page, runs
+
+_TABLE = re.compile(
+  '(<!-- results -->\n).*?(<!-- end of results -->)', re.DOTALL
+)
+
+
+def write(experiments: list[runs.Experiment], out: pathlib.Path) -> None:
+  """Writes the page, the tables and the pictures into a folder."""
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    for experiment in experiments:
+      first = experiment.runs[0]
+      stem = re.sub(r'\W+', '-', first.name).strip('-')
+      if any(one.train or one.validation for one in experiment.runs):
+        path = out / f'curves-{stem}.png'
+        width, height = charts.PANEL_SIZE
+        charts.png(charts.curves(experiment), (2 * width, height), path)
+      kernels = [one.kernels for one in experiment.runs if one.kernels]
+      if kernels:
+        shutil.copyfile(kernels[0], out / f'figure3-{stem}.png')
+      for name in ('figure4_labels', 'figure4_neighbors'):
+        if picture := first.figure(f'{name}.png'):
+          shutil.copyfile(picture, out / f'{name}-{stem}.png')
+    figure = claims.figure_1(experiments)
+    if figure.relu or figure.tanh:
+      path = out / 'figure1.png'
+      charts.png(charts.figure_1(figure), charts.FIGURE_1_SIZE, path)
+  except OSError as error:
+    raise StorageError(f'cannot write into {out}: {error}') from error
+  _write_text(out / 'results.md', page.markdown(experiments))
+  _write_text(out / 'index.html', page.html(experiments))
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+  write_aside(str(path), lambda file: file.write(text.encode()))
+
+
+def update_readme(experiments: list[runs.Experiment], path: str) -> None:
+  """Puts the table of runs between a file's two marks.
+
+  Raises:
+    UserError: it is not there, or has no marks.
+  """
+  try:
+    before = pathlib.Path(path).read_text()
+  except OSError as error:
+    raise UserError(f'cannot read {path} (--readme): {error}') from error
+  if not _TABLE.search(before):
+    raise UserError(
+      f'{path} (--readme) has no place for the table: put <!-- results --> and '
+      '<!-- end of results --> on lines of their own'
+    )
+  table = page.runs_table(experiments)
+  after = _TABLE.sub(lambda match: match[1] + table + match[2], before)
+  _write_text(pathlib.Path(path), after)
+
+
+def main(argv: list[str]) -> None:
+  """Makes the page as the arguments say."""
+  parser = Parser('report', __doc__)
+  parser.add_argument('runs', metavar='RUN', nargs='+')
+  parser.add_argument('--out', default='report', metavar='DIR')
+  parser.add_argument(
+    '--readme',
+    metavar='FILE.md',
+    help='put the table of runs between its <!-- results --> marks, too',
+  )
+  flags = parser.parse_args(argv)
+  out = pathlib.Path(flags.out)
+  if out.exists() and not out.is_dir():
+    raise UserError(f'{out} (--out) is a file')
+  found = runs.find(flags.runs)
+  experiments = runs.group(runs.read_all(found))
+  write(experiments, out)
+  if flags.readme:
+    update_readme(experiments, flags.readme)
+  for experiment in experiments:
+    for one in experiment.runs:
+      if one.problems:
+        print(f'{one.path}: {"; ".join(one.problems)}', file=sys.stderr)
+  print(out / 'index.html')
+
+
+if __name__ == '__main__':
+  run(main, sys.argv[1:])

@@ -1,0 +1,173 @@
+"""The page of the committed runs in a real browser (`make test-browser`).
+
+Chromium, as Debian packages it: `apt-get install chromium`. Pictures of what it
+showed are left in $SCREENSHOTS, if that is set.
+"""
+
+import os
+import pathlib
+import shutil
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from alexnet_jax.report import __main__ as report
+from alexnet_jax.report import claims, page
+
+RESULTS = pathlib.Path(__file__).parent.parent / 'results'
+CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
+
+# Width and height in pixels, light or dark, and whether a finger taps it.
+VIEWS = {
+  'desktop-light': (1200, 900, 'light', False),
+  'desktop-dark': (1200, 900, 'dark', False),
+  'phone-light': (390, 844, 'light', True),
+  'phone-dark': (390, 844, 'dark', True),
+}
+
+# Relative luminance and contrast, as WCAG 2 has them, of every piece of text
+# against the nearest background that is not transparent.
+_CONTRASTS = """() => {
+  const parse = c => c.match(/[\\d.]+/g).map(Number);
+  const luminance = c => {
+    const [r, g, b] = c.slice(0, 3).map(v => v / 255).map(
+      v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ground = e => {
+    for (; e; e = e.parentElement) {
+      const c = parse(getComputedStyle(e).backgroundColor);
+      if (c.length < 4 || c[3] > 0) return c;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const e = walk.currentNode.parentElement;
+    if (!walk.currentNode.textContent.trim() || !e.checkVisibility()) continue;
+    if (['SCRIPT', 'STYLE'].includes(e.tagName)) continue;
+    const style = getComputedStyle(e);
+    const ink = e.closest('svg') ? style.fill : style.color;
+    if (ink === 'none') continue;
+    const a = luminance(parse(ink)), b = luminance(ground(e));
+    found.push([(Math.max(a, b) + .05) / (Math.min(a, b) + .05),
+                walk.currentNode.textContent.trim().slice(0, 40)]);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope='module')
+def address(tmp_path_factory):
+  out = tmp_path_factory.mktemp('report')
+  report.main([str(RESULTS), f'--out={out}'])
+  # Alone: what it needs must be in it.
+  alone = tmp_path_factory.mktemp('alone') / 'page.html'
+  shutil.copyfile(out / 'index.html', alone)
+  return alone.as_uri()
+
+
+@pytest.fixture(scope='module')
+def browser():
+  assert CHROMIUM, 'no chromium on the PATH: apt-get install chromium'
+  with sync_playwright() as playwright:
+    # Its sandbox does not go with root, as which containers run.
+    arguments = ['--no-sandbox'] if os.geteuid() == 0 else []
+    yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+
+
+@pytest.fixture(params=VIEWS)
+def view(request, browser, address):
+  """The page as one of the views shows it, and what it asked for."""
+  width, height, scheme, is_mobile = VIEWS[request.param]
+  context = browser.new_context(
+    viewport={'width': width, 'height': height},
+    color_scheme=scheme,
+    is_mobile=is_mobile,
+    has_touch=is_mobile,
+    device_scale_factor=2 if is_mobile else 1,
+  )
+  opened = context.new_page()
+  requests, complaints = [], []
+  opened.on('request', lambda asked: requests.append(asked.url))
+  opened.on('console', lambda message: complaints.append(message.text))
+  opened.on('pageerror', lambda error: complaints.append(str(error)))
+  opened.goto(address)
+  opened.wait_for_load_state('networkidle')
+  yield request.param, opened, requests, complaints
+  context.close()
+
+
+def test_the_page(view, address):
+  name, opened, requests, complaints = view
+  # Nothing is fetched but the file itself.
+  assert [u for u in requests if not u.startswith('data:')] == [address]
+  assert complaints == []
+
+  # Every section is there, reached from the top, and shows something.
+  for section, _ in page.SECTIONS:
+    assert opened.locator(f'nav a[href="#{section}"]').count() == 1
+    box = opened.locator(f'#{section}').bounding_box()
+    assert box['height'] > 40
+  rows = opened.locator('#claims tbody tr')
+  assert rows.count() == len(claims.CLAIMS)
+  for row in rows.all():
+    ours = row.locator('td').last
+    told = ours.inner_text()
+    # Each number has its run and seed; what has none says how to get it.
+    assert 'seed' in told or 'not run' in told
+  # Every link leads somewhere in the page.
+  dead = opened.evaluate(
+    """() => [...document.querySelectorAll('a')]
+      .map(a => a.getAttribute('href'))
+      .filter(h => h[0] != '#' || !document.getElementById(h.slice(1)))"""
+  )
+  assert dead == []
+
+  # Nothing sticks out sideways: a phone need not scroll but down.
+  width = VIEWS[name][0]
+  assert opened.evaluate('document.documentElement.scrollWidth') <= width
+  too_wide = opened.evaluate(
+    """w => [...document.querySelectorAll('main *')].filter(
+      e => !e.closest('pre, svg') && e.getBoundingClientRect().right > w + 1
+    ).map(e => e.outerHTML.slice(0, 80))""",
+    width,
+  )
+  assert too_wide == []
+
+  # Charts are drawn, with units on their axes, in letters that can be read.
+  charts = opened.locator('#curves svg')
+  assert charts.count() >= 2
+  words = charts.first.text_content()
+  assert 'epoch' in words
+  assert '(nats)' in words
+  heights = opened.evaluate(
+    """() => [...document.querySelectorAll('svg text')]
+      .map(t => t.getBoundingClientRect()).filter(b => b.width > b.height)
+      .map(b => b.height)"""
+  )
+  assert min(heights) >= 7
+  for picture in opened.locator('img').all():
+    assert picture.evaluate('i => i.complete && i.naturalWidth > 0')
+    assert picture.get_attribute('alt')
+
+  # Dark is dark, and text stands out in either.
+  ground = opened.evaluate('getComputedStyle(document.body).backgroundColor')
+  red = int(ground.split('(')[1].split(',')[0])
+  assert (red < 60) == ('dark' in name)
+  faint = [entry for entry in opened.evaluate(_CONTRASTS) if entry[0] < 4.5]
+  assert faint == []
+
+  # A config unfolds.
+  last = opened.locator('#configs details').last
+  last.locator('summary').click()
+  assert 'seed = ' in last.inner_text()
+
+  if folder := os.environ.get('SCREENSHOTS'):
+    opened.evaluate('scrollTo(0, 0)')
+    opened.screenshot(path=f'{folder}/{name}.png')
+    opened.screenshot(path=f'{folder}/{name}-whole.png', full_page=True)
+    for section, _ in page.SECTIONS:
+      part = opened.locator(f'#{section}')
+      part.screenshot(path=f'{folder}/{name}-{section}.png')
