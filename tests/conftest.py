@@ -118,25 +118,23 @@ SYNSETS = ('n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079',
            'n03394916', 'my own')  # fmt: skip
 
 
-@pytest.fixture(scope='session')
-def small_network(tmp_path_factory):
-  """A workdir: a network of 7 classes on 63-pixel crops, hardly trained."""
-  folder = tmp_path_factory.mktemp('network') / 'run'
-  model = AlexNet(ARCHITECTURES['torchvision'], num_classes=len(SYNSETS))
-  images = np.zeros((1, 63, 63, 3))
-  params = jax.jit(model.init)(jax.random.key(0), images)['params']
+def write_network(folder, class_names, crop_size=63, seed=0):
+  """A workdir with a network of random weights, sure of what it says."""
+  model = AlexNet(ARCHITECTURES['torchvision'], num_classes=len(class_names))
+  images = np.zeros((1, crop_size, crop_size, 3))
+  params = jax.jit(model.init)(jax.random.key(seed), images)['params']
   # Else all classes are nearly as likely.
   params['fc8']['kernel'] = params['fc8']['kernel'] * 100
   convert._write_workdir(
     epath.Path(folder),
     jax.device_get(params),
-    {'model': {'name': 'torchvision', 'num_classes': len(SYNSETS)}},
+    {'model': {'name': 'torchvision', 'num_classes': len(class_names)}},
     preprocess.Preprocessing(
       dataset=None,
-      class_names=SYNSETS,
+      class_names=class_names,
       resize='short_side',
       resize_size=72,
-      crop_size=63,
+      crop_size=crop_size,
       mean=np.array(imagenet.TORCHVISION_MEAN),
       mean_crop='center',
       std=np.array(imagenet.TORCHVISION_STD),
@@ -145,6 +143,13 @@ def small_network(tmp_path_factory):
       lighting_std=0.1,
     ),
   )
+
+
+@pytest.fixture(scope='session')
+def small_network(tmp_path_factory):
+  """A workdir: a network of 7 classes on 63-pixel crops."""
+  folder = tmp_path_factory.mktemp('network') / 'run'
+  write_network(folder, SYNSETS)
   return folder
 
 
