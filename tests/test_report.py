@@ -208,6 +208,10 @@ def test_figure_1_compares_the_fastest_rates(tmp_path, copy):
       lambda f: (f / 'config.json').write_bytes(b'\xff\xfe'),
       'config.json cannot',
     ),
+    (
+      lambda f: (f / 'config.json').write_text('{"data": {"name": 7}}'),
+      'config.json: data.name is 7',
+    ),
     (lambda f: (f / 'metrics.jsonl').write_text(''), 'metrics.jsonl is empty'),
     (
       lambda f: (f / 'results.json').write_text('{"top1_error": "<b>"}'),
@@ -313,6 +317,17 @@ def test_usage_errors_write_nothing(tmp_path):
   with pytest.raises(UserError, match='<!-- results -->'):
     report.update_readme(experiments(DIGITS), str(tmp_path / 'README.md'))
   assert not (tmp_path / 'out').exists()
+
+
+def test_runs_of_one_name_do_not_share_a_picture(tmp_path, copy):
+  a, b = copy('a/run'), copy('b/run', {'batch_size': 8})
+  assert {e.name for e in experiments(a, b)} == {'run'}
+  report.main([str(a), str(b), f'--out={tmp_path / "out"}'])
+  names = {path.name for path in (tmp_path / 'out').glob('curves-*')}
+  assert names == {'curves-run.png', 'curves-run-2.png'}
+  html = (tmp_path / 'out' / 'index.html').read_text()
+  ids = re.findall(r'<tr id="([^"]*)"', html)
+  assert len(set(ids)) == 2
 
 
 def test_a_folder_without_runs_still_makes_a_page(tmp_path):

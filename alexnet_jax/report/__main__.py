@@ -28,11 +28,13 @@ _TABLE = re.compile(
 
 def write(experiments: list[runs.Experiment], out: pathlib.Path) -> None:
   """Writes the page, the tables and the pictures into a folder."""
+  taken: set[str] = set()
   try:
     out.mkdir(parents=True, exist_ok=True)
     for experiment in experiments:
       first = experiment.runs[0]
-      stem = re.sub(r'\W+', '-', first.name).strip('-')
+      name = re.sub(r'\W+', '-', first.name).strip('-')
+      stem = _unlike(taken, name)
       if any(one.train or one.validation for one in experiment.runs):
         path = out / f'curves-{stem}.png'
         width, height = charts.PANEL_SIZE
@@ -51,6 +53,15 @@ def write(experiments: list[runs.Experiment], out: pathlib.Path) -> None:
     raise StorageError(f'cannot write into {out}: {error}') from error
   _write_text(out / 'results.md', page.markdown(experiments))
   _write_text(out / 'index.html', page.html(experiments))
+
+
+def _unlike(taken: set[str], name: str) -> str:
+  """The name, or with a number if another run is called so."""
+  stem, number = name, 2
+  while stem in taken:
+    stem, number = f'{name}-{number}', number + 1
+  taken.add(stem)
+  return stem
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """One self-contained HTML page, and the same tables in Markdown."""
 
 import base64
+import hashlib
 import importlib.resources
 import json
 import pathlib
@@ -96,8 +97,8 @@ def markdown(experiments: Sequence[Experiment]) -> str:
 def runs_table(experiments: Sequence[Experiment]) -> str:
   """Every experiment with its errors, seeds and command, in Markdown."""
   lines = [
-    '| experiment | data | network | epochs | error, top-1 / top-5 | training '
-    'error | images/s | seeds | command |',
+    '| experiment | data | network, training | epochs | error, top-1 / top-5 |'
+    ' training error | images/s | seeds | command |',
     '|---|---|---|---|---|---|---|---|---|',
   ]
   for experiment in experiments:
@@ -149,7 +150,9 @@ def _ticks(text: str) -> markupsafe.Markup:
 
 
 def _id(experiment: Experiment) -> str:
-  return 'run-' + re.sub(r'\W+', '-', str(experiment.runs[0].path)).strip('-')
+  path = str(experiment.runs[0].path)
+  digest = hashlib.sha1(path.encode()).hexdigest()[:8]
+  return f'run-{re.sub(r"[^a-zA-Z0-9]+", "-", experiment.name)}-{digest}'
 
 
 def _seeds(seeds: Sequence[Any]) -> str:
@@ -197,7 +200,8 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
     'data': experiment.data_name + note,
     'network': experiment.network + _changes(experiment) + crops,
     'epochs': _trained(experiment),
-    'seeds': _seeds([run.seed for run in experiment.runs]),
+    # Whose errors they are; the others are told of below.
+    'seeds': _seeds([run.seed for run in experiment.scored or experiment.runs]),
     'errors': claims.both_errors(experiment) if experiment.scored else '',
     'training_error': claims.percent(training) if training else '',
     'speed': f'{mean_and_spread(speeds)[0]:,.0f}' if speeds else '',

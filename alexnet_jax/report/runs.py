@@ -42,6 +42,17 @@ _NOT_COMPARED = (
   'profile',
   'members',
 )
+# What the fields that are shown here must be, where they are there.
+_NAMES = ('data.name', 'data.lighting', 'model.name')
+_NUMBERS = (
+  'batch_size',
+  'model.num_classes',
+  'num_epochs',
+  'optimizer.learning_rate',
+  'seed',
+)
+_NUMBERS_OR_NULL = ('model.dropout_rate', 'num_train_steps')
+_LISTS = ('members', 'model.ablations')
 _SCORES = ('top1_error', 'top5_error', 'loss', 'num_examples', 'crops')
 
 
@@ -134,9 +145,12 @@ def read(path: pathlib.Path) -> Run:
   if 'members' not in config:  # Of an ensemble nothing was trained.
     lines = _read_metrics(path / 'metrics.jsonl', problems)
   config = {**_EARLIER, **flatten(config)} if config else {}
-  wrong = [k for k in _SCORES if results and not _is_number(results.get(k))]
-  if wrong:
-    problems.append(f'results.json has no number for {", ".join(wrong)}')
+  if wrong := _wrong_fields(config):
+    problems.append(f'config.json: {wrong}')
+    config = {}
+  missing = [k for k in _SCORES if results and not _is_number(results.get(k))]
+  if missing:
+    problems.append(f'results.json has no number for {", ".join(missing)}')
     results = {}
   unfinished = _unfinished(config, lines)
   if unfinished:
@@ -303,6 +317,26 @@ def _read_json(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
   else:
     return content
   return {}
+
+
+def _wrong_fields(config: dict[str, Any]) -> str:
+  """'FIELD is VALUE', of the first that cannot be so."""
+  for field, value in config.items():
+    if (
+      (field in _NAMES and not isinstance(value, str))
+      or (field in _NUMBERS and not _is_number(value))
+      or (
+        field in _NUMBERS_OR_NULL and not (value is None or _is_number(value))
+      )
+      or (
+        field in _LISTS
+        and not (
+          isinstance(value, list) and all(isinstance(v, str) for v in value)
+        )
+      )
+    ):
+      return f'{field} is {value!r}'
+  return ''
 
 
 def _read_metrics(
