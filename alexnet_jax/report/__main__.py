@@ -69,7 +69,7 @@ def _write_text(path: pathlib.Path, text: str) -> None:
 
 
 def update_readme(experiments: list[runs.Experiment], path: str) -> None:
-  """Puts the table of runs between a file's two marks.
+  """Puts the table of finished runs between a file's two marks.
 
   Raises:
     UserError: it is not there, or has no marks.
@@ -83,7 +83,8 @@ def update_readme(experiments: list[runs.Experiment], path: str) -> None:
       f'{path} (--readme) has no place for the table: put <!-- results --> and '
       '<!-- end of results --> on lines of their own'
     )
-  table = page.runs_table(experiments)
+  # What was not finished is told of on the page.
+  table = page.runs_table([e for e in experiments if e.scored])
   after = _TABLE.sub(lambda match: match[1] + table + match[2], before)
   _write_text(pathlib.Path(path), after)
 
