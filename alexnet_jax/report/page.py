@@ -201,7 +201,9 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
     'network': experiment.network + _changes(experiment) + crops,
     'epochs': _trained(experiment),
     # Whose errors they are; the others are told of below.
-    'seeds': _seeds([run.seed for run in experiment.scored or experiment.runs]),
+    'seeds': 'of ' + ', '.join(experiment.config['members'])
+    if 'members' in experiment.config
+    else _seeds([run.seed for run in experiment.scored or experiment.runs]),
     'errors': claims.both_errors(experiment) if experiment.scored else '',
     'training_error': claims.percent(training) if training else '',
     'speed': f'{mean_and_spread(speeds)[0]:,.0f}' if speeds else '',
@@ -228,6 +230,8 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
 
 def _changes(experiment: Experiment) -> str:
   """What an ablation changes that is not of the network."""
+  if 'members' in experiment.config:
+    return ''  # Each has its own.
   lighting = experiment.config.get('data.lighting')
   rate = experiment.config.get('optimizer.learning_rate')
   told = f', rate {rate:g}' if isinstance(rate, int | float) else ''
