@@ -64,14 +64,16 @@ def typed() -> str | None:
   path = pathlib.Path(sys.argv[0])
   if path.parent.name != 'alexnet_jax':
     return None
-  words, skip = [], False
-  for word in sys.argv[1:]:
-    if skip:
-      skip = False
+  words, rest = [], sys.argv[1:]
+  while rest:
+    word = rest.pop(0)
+    flag, _, value = word.partition('=')
+    is_of_machine = '-' + flag.lstrip('-') in {f[1:] for f in _OF_A_MACHINE}
+    if is_of_machine and '=' not in word and not flag.endswith('distributed'):
+      value = rest.pop(0) if rest else ''
+      word = f'{flag}={value}'
     # Which runs an ensemble is of must be told.
-    elif word.split('=')[0] in _OF_A_MACHINE and ',' not in word:
-      skip = '=' not in word and word != '--distributed'
-    else:
+    if not is_of_machine or (flag.endswith('workdir') and ',' in value):
       words.append(word)
   return shlex.join(['python', '-m', f'alexnet_jax.{path.stem}', *words])
 

@@ -138,6 +138,8 @@ def _check_out(out: epath.Path, workdirs: list[epath.Path]) -> None:
   twice = [workdir for workdir in workdirs if workdirs.count(workdir) > 1]
   if twice:
     raise UserError(f'{twice[0]} is there twice (--workdir)')
+  if out.exists() and not out.is_dir():
+    raise UserError(f'{out} is a file (--out)')
   there = config_lib.read_config(out)
   if (there is not None and 'members' not in there) or (
     there is None and (out / 'results.json').exists()

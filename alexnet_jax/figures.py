@@ -146,16 +146,16 @@ def make(
     seed: of the draw.
   """
   train_split, val_split = splits
-  first_layer = network.params['conv1']['kernel']
-  _write(
-    out / 'figure3.png',
-    tf.io.encode_png(writer.kernel_grid(np.asarray(first_layer))).numpy(),
-  )
   number = dataset.num_examples(val_split)
   if pictures + queries > number:
     raise UserError(
       f'{pictures} pictures and {queries} queries of {number} in {val_split!r}'
     )
+  first_layer = network.params['conv1']['kernel']
+  _write(
+    out / 'figure3.png',
+    tf.io.encode_png(writer.kernel_grid(np.asarray(first_layer))).numpy(),
+  )
   drawn = np.random.default_rng(seed).choice(
     number, pictures + queries, replace=False
   )
@@ -278,6 +278,8 @@ def main(argv: list[str]) -> None:
   for name in ('pictures', 'queries', 'neighbors'):
     if getattr(flags, name) < 1:
       raise UserError(f'--{name}={getattr(flags, name)}: at least 1 needed')
+  if flags.seed < 0:
+    raise UserError(f'--seed={flags.seed}: at least 0 needed')
   network = pretrained.load(flags.workdir, flags.step)
   folder = config_lib.absolute(flags.workdir)
   out = config_lib.absolute(flags.out) if flags.out else folder

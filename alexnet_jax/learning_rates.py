@@ -15,6 +15,7 @@ run which failed.
 
 import argparse
 import json
+import math
 import pathlib
 import signal
 import subprocess
@@ -49,10 +50,11 @@ def _training(metrics: pathlib.Path) -> list[dict]:
     for text in metrics.read_text().splitlines():
       try:
         line = json.loads(text)
-      except ValueError:  # It is just being written.
+        if line['split'] == 'train':
+          lines.append({k: line[k] for k in ('epoch', 'top1_error')})
+      # It is just being written, or damaged.
+      except (ValueError, KeyError, TypeError):
         continue
-      if line['split'] == 'train':
-        lines.append(line)
   return lines
 
 
@@ -72,13 +74,23 @@ def _train(
       _check(process)
       break
     process = process or _start(command, workdir)
-    time.sleep(_LOOK_SECONDS)
+    _sleep_or_stop(process)
   if process and process.poll() is None:
     process.send_signal(signal.SIGTERM)
     process.wait()
     if process.returncode not in (0, 143):
       _check(process)
   return reached
+
+
+def _sleep_or_stop(process: subprocess.Popen) -> None:
+  """Waits a little; takes the run along where this command is stopped."""
+  try:
+    time.sleep(_LOOK_SECONDS)
+  except (KeyboardInterrupt, SystemExit):
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    raise
 
 
 def _start(command: list[str], workdir: pathlib.Path) -> subprocess.Popen:
@@ -103,7 +115,9 @@ def _rates(text: str) -> list[float]:
     rates = [float(rate) for rate in text.split(',')]
   except ValueError:
     rates = []
-  if not rates or min(rates) <= 0 or len(set(rates)) < len(rates):
+  fit = all(0 < rate < math.inf for rate in rates)
+  # They name folders.
+  if not rates or not fit or len({f'{r:g}' for r in rates}) < len(rates):
     raise argparse.ArgumentTypeError(
       f'{text!r}: different positive numbers, such as 0.001,0.002'
     )
@@ -151,10 +165,12 @@ def main(argv: list[str]) -> None:
   words, workdir = command(best)
   if not (workdir / 'results.json').exists():
     process = _start(words, workdir)
-    process.wait()
+    while process.poll() is None:
+      _sleep_or_stop(process)
     _check(process)
   print(f'fastest: {best:g}, {epochs[best]:.2f} epochs, in {workdir}')
 
 
 if __name__ == '__main__':
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
   run(main, sys.argv[1:])

@@ -9,7 +9,7 @@ import pytest
 from etils import epath
 
 from alexnet_jax import config as config_lib
-from alexnet_jax import config_values, train
+from alexnet_jax import command, config_values, train
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import optimizer
 from configs import default
@@ -243,3 +243,36 @@ def test_a_config_may_bring_a_network_of_its_own():
   config = narrow.get_config()
   config_values.validate(config)
   assert config.model.name == 'narrow'
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'typed'),
+  [
+    (['--config=a.py', '--workdir=/home/me/x', '--config.seed=1'],
+     '--config=a.py --config.seed=1'),
+    (['-workdir', '/home/me/x', '--config.data.data_dir', 'd', '--config=a.py'],
+     '--config=a.py'),
+    (['--workdir', 'a,b', '--mode=eval', '--out=c', '--distributed'],
+     '--workdir=a,b --mode=eval'),
+    (['--config.data.mean=(1, 2, 3)'], "'--config.data.mean=(1, 2, 3)'"),
+  ],
+)  # fmt: skip
+def test_a_command_is_told_without_its_machine(monkeypatch, arguments, typed):
+  monkeypatch.setattr('sys.argv', ['/x/alexnet_jax/main.py', *arguments])
+  assert command.typed() == f'python -m alexnet_jax.main {typed}'
+  monkeypatch.setattr('sys.argv', ['/x/notebook.py', *arguments])
+  assert command.typed() is None
+
+
+def test_a_config_takes_an_argument(tmp_path):
+  path = tmp_path / 'configs' / 'a.py'
+  path.parent.mkdir()
+  path.write_text(
+    'from configs import default\n'
+    "def get_config(data='x'):\n"
+    '  config = default.get_config()\n'
+    '  config.data.name = data\n'
+    '  return config\n'
+  )
+  assert config_lib._load(f'{path}:imagenette').data.name == 'imagenette'
+  assert config_lib._load(str(path)).data.name == 'x'

@@ -23,15 +23,22 @@ def copy(tmp_path):
   def make(name, config=(), results=(), speed=None):
     folder = tmp_path / 'runs' / name
     shutil.copytree(DIGITS, folder)
-    for file, changes in (('config.json', config), ('results.json', results)):
-      content = json.loads((folder / file).read_text())
-      for field, value in dict(changes).items():
-        *path, last = field.split('.')
-        inner = content
-        for key in path:
-          inner = inner[key]
-        inner[last] = value
-      (folder / file).write_text(json.dumps(content))
+    written = json.loads((folder / 'config.json').read_text())
+    for field, value in dict(config).items():
+      *path, last = field.split('.')
+      inner = written
+      for key in path:
+        inner = inner[key]
+      inner[last] = value
+    (folder / 'config.json').write_text(json.dumps(written))
+    scores = {
+      **json.loads((folder / 'results.json').read_text()),
+      'seed': written['seed'],
+      'architecture': written['model']['name'],
+      'dataset': written['data']['name'].split(':')[0] + '/1.0.0',
+      **dict(results),
+    }
+    (folder / 'results.json').write_text(json.dumps(scores))
     if speed:
       lines = (folder / 'metrics.jsonl').read_text().splitlines()
       lines = [json.loads(line) for line in lines]
@@ -126,9 +133,11 @@ def test_a_difference_is_paired_by_seed(copy):
          speed=300)  # fmt: skip
   folder = copy('other/0').parent.parent
   (answer,) = answers('section 3.3', 'Without LRN', folder)
-  assert answer.text.startswith('+2.0 ± 1.4 / ')
-  assert '4.0 ± 0.0% instead of 5.0 ± 0.0%' in answer.text
-  assert '300 images/s instead of 200' in answer.text
+  assert answer.text == (
+    '+2.0 ± 1.4 / +0.0 ± 0.0 points: 17.0 ± 8.5% / 0.0 ± 0.0% instead of '
+    '15.0 ± 7.1% / 0.0 ± 0.0%; training error 4.0 ± 0.0% instead of '
+    '5.0 ± 0.0%; 300 images/s instead of 200; 11 epochs'
+  )
   assert [seeds for _, seeds in answer.experiments] == [(0, 1), (0, 1)]
   assert answers('section 3.4', 'overlap', folder) == []
 
@@ -143,13 +152,16 @@ def test_other_epochs_or_data_are_not_compared(copy):
 
 
 def test_only_imagenet_answers_to_table_2(copy):
-  net = {'model.name': 'paper'}
+  net = {'model.name': 'paper', 'data.lighting': 'sqrt_eigenvalue'}
   there = {'crops': 10, 'top1_error': 0.41, 'top5_error': 0.18}
   folder = copy('digits/0', net, there).parent.parent
   assert answers('Table 2', 'One network, ILSVRC', folder) == []
   copy('imagenet/0', {**net, 'data.name': 'imagenet2012:5.1.0'}, there)
   (answer,) = answers('Table 2', 'One network, ILSVRC', folder)
-  assert answer.text == '41.0% / 18.0%'
+  assert answer.text == '41.0% / 18.0%, paper after 11 epochs'
+  copy('dark/0', {**net, 'data.name': 'imagenet2012:5.1.0',
+                  'data.lighting': 'none'}, there)  # fmt: skip
+  assert len(answers('Table 2', 'One network, ILSVRC', folder)) == 1
 
 
 def test_figure_1_compares_the_fastest_rates(tmp_path, copy):
@@ -184,12 +196,24 @@ def test_figure_1_compares_the_fastest_rates(tmp_path, copy):
     (folder / 'metrics.jsonl').write_text('\n'.join(lines))
   everything = experiments(folder.parent.parent)
   figure = claims.figure_1(everything)
-  assert figure.ratios == [4.5]
+  assert figure.ratio == (4.5, None)
   (answer,) = claims.figure_1_answer(everything)
-  assert answer.text == '4.5 times: 9.0 epochs at 0.1 against 2.0 at 0.1'
+  assert answer.text == (
+    '4.5 times: 9.0 epochs at rate 0.1 against 2.0 at 0.1; ReLU was not tried '
+    'on both sides of its rate; tanh was not tried on both sides of its rate'
+  )
   html = page.html(everything)
-  assert 'not within 9 epochs' in html
+  assert 'not within 9.00 epochs (seed 0)' in html
   assert '3.00 (seed 0)' in html
+
+
+def change(path, keys, value):
+  content = json.loads(path.read_text())
+  inner = content
+  for key in keys[:-1]:
+    inner = inner[key]
+  inner[keys[-1]] = value
+  path.write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
@@ -209,13 +233,43 @@ def test_figure_1_compares_the_fastest_rates(tmp_path, copy):
       'config.json cannot',
     ),
     (
-      lambda f: (f / 'config.json').write_text('{"data": {"name": 7}}'),
+      lambda f: change(f / 'config.json', ('data', 'name'), 7),
       'config.json: data.name is 7',
     ),
-    (lambda f: (f / 'metrics.jsonl').write_text(''), 'metrics.jsonl is empty'),
+    (
+      lambda f: change(f / 'config.json', ('optimizer',), 7),
+      'config.json: no optimizer.learning_rate',
+    ),
+    (
+      lambda f: change(f / 'results.json', ('split',), 'train'),
+      'results.json: split is',
+    ),
+    (
+      lambda f: change(f / 'results.json', ('dataset',), 'mnist/3.0.1'),
+      'results.json: dataset is',
+    ),
+    (
+      lambda f: change(f / 'results.json', ('loss',), 10**400),
+      'results.json: loss is',
+    ),
+    (
+      lambda f: change(f / 'results.json', ('top1_error',), 1.5),
+      'results.json: top1_error is 1.5',
+    ),
+    (
+      lambda f: (f / 'metrics.jsonl').write_text(
+        '{"split": "train", "step": 4, "epoch": 11, "loss": NaN, '
+        '"top1_error": 0.5}\n'
+      ),
+      'diverged: the loss is NaN from step 4 on',
+    ),
+    (
+      lambda f: (f / 'metrics.jsonl').write_text(''),
+      'metrics.jsonl has no training lines',
+    ),
     (
       lambda f: (f / 'results.json').write_text('{"top1_error": "<b>"}'),
-      'no number for top1_error',
+      'results.json: top1_error is',
     ),
     (
       lambda f: (f / 'metrics.jsonl').write_text(
@@ -271,6 +325,80 @@ def test_another_number_of_classes_is_told(copy):
   assert 'not compared' in page.html(runs.group(list(found.values())))
 
 
+def test_a_folder_by_two_names_and_a_seed_twice_count_once(copy, monkeypatch):
+  folder = copy('a/0')
+  monkeypatch.chdir(folder.parent.parent)
+  found = runs.find([str(folder.parent), 'a/0', '.', 'a/../a'])
+  assert len(found) == 1
+  again = copy('b/0')
+  (experiment,) = experiments(folder, again)
+  assert [run.name for run in experiment.scored] == ['a/0']
+  (twice,) = [run for run in experiment.runs if run.problems]
+  assert twice.problems == ('the experiment and seed of a/0 again',)
+
+
+def test_pictures_of_another_kind_are_another_experiment(copy):
+  a, b = copy('a/0'), copy('b/1', {'seed': 1})
+  assert len(experiments(a, b)) == 1
+  (b.parent / 'note.txt').write_text('JPEG q75')
+  assert len(experiments(a, b)) == 2
+
+
+def test_ten_crops_of_another_checkpoint_are_not_compared(copy):
+  light = {'data.lighting': 'sqrt_eigenvalue'}
+  base = copy('base/0', light, {'top1_error': 0.1})
+  ten = copy('ten/0', light, {'top1_error': 0.08, 'crops': 10, 'step': 45})
+  assert answers('section 4.1', 'Ten crops', base, ten) == []
+  change(ten / 'results.json', ('step',), 495)
+  (answer,) = answers('section 4.1', 'Ten crops', base, ten)
+  assert answer.text.startswith('-2.0 / +0.0 points')
+
+
+def test_a_rate_that_a_seed_did_not_get_by_is_not_the_fastest(copy):
+  net = {'model.name': 'cifar10_relu', 'data.name': 'cifar10'}
+  folders = [
+    copy(f'{name}/{seed}', {**net, 'seed': seed, 'num_epochs': 9,
+                            'optimizer.learning_rate': rate})
+    for name, rate, seed in (('a', 0.1, 0), ('b', 0.2, 0), ('b', 0.2, 1))
+  ]  # fmt: skip
+  for folder, reached in zip(folders, (5, 2, 99), strict=True):
+    (folder / 'metrics.jsonl').write_text(
+      ''.join(
+        json.dumps(
+          {'split': 'train', 'step': n, 'epoch': n, 'loss': 1,
+           'top1_error': 0.2 if n >= reached else 0.5}
+        ) + '\n'
+        for n in range(1, 10)
+      )
+    )  # fmt: skip
+  rates = claims.figure_1(experiments(*folders)).relu
+  assert [one.rate for one in rates] == [0.1, 0.2]
+  html = page.html(experiments(*folders))
+  assert '2.00 (seed 0); not within 9.00 epochs (seed 1)' in html
+
+
+def test_a_last_line_over_few_steps_is_no_crossing(copy):
+  folder = copy('a/0')
+  (folder / 'metrics.jsonl').write_text(
+    ''.join(
+      json.dumps({'split': 'train', 'step': step, 'epoch': step / 100,
+                  'loss': 1, 'top1_error': error}) + '\n'
+      for step, error in ((100, 0.5), (200, 0.5), (210, 0.1))
+    )
+  )  # fmt: skip
+  assert runs.epochs_to(runs.read(folder), 0.25) is None
+
+
+def test_a_table_cell_is_one_cell(copy):
+  folder = copy('ensemble/0')
+  config = json.loads((folder / 'config.json').read_text())
+  config['members'] = ['a|b', '<!-- end of results -->']
+  (folder / 'config.json').write_text(json.dumps(config))
+  table = page.runs_table(experiments(folder))
+  assert '<!--' not in table
+  assert r'a\|b' in table
+
+
 def test_names_and_notes_from_files_are_text_in_the_page(copy):
   folder = copy('<i>x/0', {'model.name': '<script>alert(1)</script>'})
   (folder.parent / 'note.txt').write_text('JPEG <q75>')
@@ -280,7 +408,7 @@ def test_names_and_notes_from_files_are_text_in_the_page(copy):
   assert 'JPEG &lt;q75&gt;' in html
 
 
-def test_the_most_confused_of_all_seeds(copy):
+def test_the_most_confused_classes_of_a_seed(copy):
   pair = {'label': 'n02979186', 'predicted': 'n03888257', 'of': 50}
   folders = [
     copy(f'x/{seed}', {'seed': seed},
@@ -288,9 +416,10 @@ def test_the_most_confused_of_all_seeds(copy):
     for seed, count in ((0, 5), (1, 15))
   ]  # fmt: skip
   html = page.html(experiments(*folders))
+  assert '<h3>x/0</h3>' in html
   assert 'cassette player' in html
   assert 'parachute' in html
-  assert '20% (20 of 100)' in html
+  assert '10% (5 of 50)' in html
 
 
 def test_a_drop_of_the_rate_is_marked():

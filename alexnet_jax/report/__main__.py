@@ -14,37 +14,38 @@ Exit status: 0 done; 2 a usage error; 3 the page cannot be written.
 
 import pathlib
 import re
-import shutil
 import sys
 
-from alexnet_jax.command import Parser, run, write_aside
+from alexnet_jax.command import Parser, printable, run, write_aside
 from alexnet_jax.errors import StorageError, UserError
-from alexnet_jax.report import charts, claims, page, runs
+from alexnet_jax.report import charts, claims, page, reading, runs
 
+# Of the letters of a run's name in that of a file.
+_LONGEST = 80
 _TABLE = re.compile(
   '(<!-- results -->\n).*?(<!-- end of results -->)', re.DOTALL
 )
 
 
 def write(experiments: list[runs.Experiment], out: pathlib.Path) -> None:
-  """Writes the page, the tables and the pictures into a folder."""
+  """Writes the page, the tables and the pictures into a folder.
+
+  Pictures that an earlier report left there are removed.
+  """
   taken: set[str] = set()
   try:
     out.mkdir(parents=True, exist_ok=True)
+    for pattern in ('curves-*.png', 'figure[134]*.png'):
+      for path in out.glob(pattern):
+        path.unlink()
     for experiment in experiments:
-      first = experiment.runs[0]
-      name = re.sub(r'\W+', '-', first.name).strip('-')
-      stem = _unlike(taken, name)
+      stem = _unlike(taken, experiment.runs[0].name)
       if any(one.train or one.validation for one in experiment.runs):
-        path = out / f'curves-{stem}.png'
         width, height = charts.PANEL_SIZE
+        path = out / f'curves-{stem}.png'
         charts.png(charts.curves(experiment), (2 * width, height), path)
-      kernels = [one.kernels for one in experiment.runs if one.kernels]
-      if kernels:
-        shutil.copyfile(kernels[0], out / f'figure3-{stem}.png')
-      for name in ('figure4_labels', 'figure4_neighbors'):
-        if picture := first.figure(f'{name}.png'):
-          shutil.copyfile(picture, out / f'{name}-{stem}.png')
+      for name, (_, picture) in page.of_experiment(experiment).items():
+        (out / f'{name}-{stem}.png').write_bytes(picture)
     figure = claims.figure_1(experiments)
     if figure.relu or figure.tanh:
       path = out / 'figure1.png'
@@ -56,7 +57,8 @@ def write(experiments: list[runs.Experiment], out: pathlib.Path) -> None:
 
 
 def _unlike(taken: set[str], name: str) -> str:
-  """The name, or with a number if another run is called so."""
+  """A file's name for a run's, with a number if another has it."""
+  name = re.sub(r'\W+', '-', name).strip('-')[:_LONGEST] or 'run'
   stem, number = name, 2
   while stem in taken:
     stem, number = f'{name}-{number}', number + 1
@@ -76,7 +78,7 @@ def update_readme(experiments: list[runs.Experiment], path: str) -> None:
   """
   try:
     before = pathlib.Path(path).read_text()
-  except OSError as error:
+  except (OSError, ValueError) as error:
     raise UserError(f'cannot read {path} (--readme): {error}') from error
   if not _TABLE.search(before):
     raise UserError(
@@ -101,7 +103,11 @@ def main(argv: list[str]) -> None:
   )
   flags = parser.parse_args(argv)
   out = pathlib.Path(flags.out)
-  if out.exists() and not out.is_dir():
+  try:
+    is_file = out.exists() and not out.is_dir()
+  except OSError as error:
+    raise UserError(f'--out={out}: {error}') from error
+  if is_file:
     raise UserError(f'{out} (--out) is a file')
   found = runs.find(flags.runs)
   experiments = runs.group(runs.read_all(found))
@@ -111,7 +117,8 @@ def main(argv: list[str]) -> None:
   for experiment in experiments:
     for one in experiment.runs:
       if one.problems:
-        print(f'{one.path}: {"; ".join(one.problems)}', file=sys.stderr)
+        told = f'{one.path}: {"; ".join(one.problems)}'
+        print(printable(reading.text(told)), file=sys.stderr)
   print(out / 'index.html')
 
 

@@ -1,9 +1,11 @@
 """Learning curves and Figure 1, as SVG for the page and as PNG."""
 
 import contextlib
+import hashlib
 import io
 import math
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 
 import matplotlib as mpl
@@ -47,6 +49,9 @@ def svg(draw: Draw, size: tuple[float, float], title: str) -> str:
   text = text[text.index('<svg') :]
   for color, in_page in _IN_PAGE.items():
     text = text.replace(color, in_page)
+  # Several charts are in one page.
+  prefix = hashlib.sha1(title.encode()).hexdigest()[:6]
+  text = re.sub(r'(id="|url\(#|href="#)', rf'\g<1>{prefix}-', text)
   return text.replace('<svg', f'<svg role="img" aria-label="{title}"', 1)
 
 
@@ -149,22 +154,25 @@ def _mark_drops(axes: Axes, experiment: Experiment) -> None:
 
 
 def _mark_chance(axes: Axes, experiment: Experiment) -> None:
-  classes = experiment.config.get('model.num_classes')
-  if not isinstance(classes, int) or classes < 2:
+  classes = int(experiment.config.get('model.num_classes', 0))
+  if classes < 2:
     return
   chance = math.log(classes)
   axes.axhline(chance, color='gray', lw=0.8, ls=':')
   axes.annotate(
     f'guessing: ln {classes}',
-    (1, chance),
+    (0.02, chance),
     xycoords=('axes fraction', 'data'),
-    ha='right',
+    ha='left',
     va='bottom',
     fontsize=7,
   )
   # The first steps of a large net reach far above what is to be seen.
   top = max(axes.get_ylim()[1], 1.1 * chance)
-  axes.set_ylim(0, min(top, 1.6 * chance))
+  if top > 1.6 * chance:
+    top = 1.6 * chance
+    axes.set_ylabel(f'{axes.get_ylabel()}, to {top:.1f}')
+  axes.set_ylim(0, top)
 
 
 FIGURE_1_SIZE = (6.4, 3.8)
@@ -175,16 +183,17 @@ def figure_1(figure_1: Figure1) -> Draw:
 
   def draw(figure: Figure) -> None:
     axes = figure.subplots()
-    for entries, name, style, color in (
+    for rates, name, style, color in (
       (figure_1.relu, 'ReLU', '-', _BLUE),
       (figure_1.tanh, 'tanh', '--', _ORANGE),
     ):
-      for experiment, epochs in entries[:1]:
-        rate = experiment.config.get('optimizer.learning_rate')
-        for i, run in enumerate(experiment.runs):
+      for fastest in rates[:1]:
+        label: str | None = f'{name}, rate {fastest.rate:g}'
+        for run in fastest.experiment.runs:
           _line(axes, run.train, 'top1_error', style, color=color, lw=1.4,
-                label=None if i else f'{name}, rate {rate:g}')  # fmt: skip
-        for reached in epochs.values():
+                label=label)  # fmt: skip
+          label = None
+        for reached in fastest.epochs.values():
           axes.plot([reached], [100 * FIGURE_1_ERROR], 'o', color=color)
     axes.axhline(100 * FIGURE_1_ERROR, color='gray', lw=0.8, ls=':')
     axes.set(xlabel='epoch', ylabel='training error (%)')

@@ -5,6 +5,7 @@ computerhistory/AlexNet-Source-Code. Errors are top-1 / top-5 in per cent.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ from alexnet_jax.report.runs import (
 FIGURE_1_ERROR = 0.25
 _CIFAR_NETWORK = 'cifar10_local'
 _MAIN = 'python -m alexnet_jax.main --config=configs/'
-_TEN_CROPS = '--mode=eval --config.eval.crops=10'
+# Of the last step, as training scores it, and not of the best.
+_TEN_CROPS = '--mode=eval --config.eval.step=latest --config.eval.crops=10'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,25 +87,74 @@ def _seeds(runs: Sequence[Run]) -> tuple[Any, ...]:
   return tuple(run.seed for run in runs)
 
 
+_PAPERS = ('paper', 'krizhevsky2012')
+
+
 def scores(
-  *, networks: Sequence[str] = (), crops: int = 1, members: int = 1,
+  networks: Sequence[str],
+  *,
+  crops: int = 1,
+  members: int = 1,
   data: str = 'imagenet2012',
-) -> Callable[[Sequence[Experiment]], list[Answer]]:  # fmt: skip
-  """Answers by the errors of an unchanged network on its own data set."""
+) -> Callable[[Sequence[Experiment]], list[Answer]]:
+  """Answers by the errors of whole networks.
+
+  Args:
+    networks: which, by `model.name`.
+    crops: on which they were scored.
+    members: how many were averaged.
+    data: the set's name, or that of its 256 x 256 form's source.
+  """
 
   def answers(experiments):
     found = []
     for e in experiments:
-      size = len(e.config['members']) if 'members' in e.config else 1
-      plain = not e.config.get('model.ablations') and size == members
-      named = size > 1 or e.config.get('model.name') in networks
+      names = _members(e)
       there = e.data_name.split('_256')[0] == data and e.crops == crops
-      if e.scored and plain and named and there:
-        used = ((e, _seeds(e.scored)),)
-        found.append(Answer(_data(e), both_errors(e), used))
+      if (
+        e.scored
+        and there
+        and len(names) == members
+        and set(names) <= set(networks)
+        and (members > 1 or _is_whole(e))
+      ):
+        trained = f' after {epochs_of(e)} epochs' if members == 1 else ''
+        text = f'{both_errors(e)}, {", ".join(names)}{trained}'
+        found.append(Answer(_data(e), text, ((e, _seeds(e.scored)),)))
     return found
 
   return answers
+
+
+def _members(experiment: Experiment) -> list[str]:
+  """Names of the networks that were scored, one or several."""
+  if 'members' not in experiment.config:
+    return [str(experiment.config.get('model.name'))]
+  members = experiment.runs[0].results.get('members')
+  if not isinstance(members, list):
+    return []
+  return [str(m['architecture']) for m in members if _is_member(m)]
+
+
+def _is_member(member: Any) -> bool:
+  return isinstance(member, dict) and 'architecture' in member
+
+
+def _is_whole(experiment: Experiment) -> bool:
+  """Whether nothing that the paper has is left out."""
+  config = experiment.config
+  is_paper = config['model.name'] in _PAPERS
+  return (
+    not config['model.ablations']
+    and config.get('model.dropout_rate') is None
+    and (not is_paper or config['data.lighting'] == 'sqrt_eigenvalue')
+  )
+
+
+def epochs_of(experiment: Experiment) -> str:
+  """How long it was trained, by its logs."""
+  last = [run.train[-1]['epoch'] for run in experiment.runs if run.train]
+  return f'{max(last):.1f}'.removesuffix('.0') if last else '?'
 
 
 def pairs(
@@ -165,15 +216,28 @@ def difference(
   def answers(experiments):
     found = []
     for base, other in pairs(experiments, changes):
-      by_seed = {run.seed: run for run in base.scored}
-      common = [run for run in other.scored if run.seed in by_seed]
-      if not (common and networks(str(base.config.get('model.name')))):
+      if not networks(str(base.config.get('model.name'))):
         continue
+      of_base = {run.seed: run for run in base.scored}
+      common = [
+        run
+        for run in other.scored
+        if run.seed in of_base
+        # Crops are of one training: of one checkpoint.
+        and ('crops' not in changes or _step(run) == _step(of_base[run.seed]))
+      ]
+      if not common:
+        continue
+      # Of both no more than the seeds that are compared.
+      other = Experiment(other.name, tuple(common))
+      base = Experiment(base.name, tuple(of_base[run.seed] for run in common))
       deltas = [
         _signed(
           [
-            run.results[name] - by_seed[run.seed].results[name]
-            for run in common
+            new - old
+            for new, old in zip(
+              other.values(name), base.values(name), strict=True
+            )
           ]
         )
         for name in ('top1_error', 'top5_error')
@@ -182,13 +246,17 @@ def difference(
         f'{" / ".join(deltas)} points: {both_errors(other)} instead of '
         f'{both_errors(base)}; training error {_training(other)} instead of '
         f'{_training(base)}; {_speed(other)} images/s instead of '
-        f'{_speed(base)}'
+        f'{_speed(base)}; {epochs_of(base)} epochs'
       )
       seeds = _seeds(common)
       found.append(Answer(_data(base), text, ((other, seeds), (base, seeds))))
     return found
 
   return answers
+
+
+def _step(run: Run) -> Any:
+  return run.results.get('step')
 
 
 def _signed(deltas: Sequence[float]) -> str:
@@ -209,70 +277,113 @@ def _speed(experiment: Experiment) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Figure1:
-  """The fastest rates of Figure 1's two networks, and all that were tried.
+class Rate:
+  """One learning rate of Figure 1.
 
   Attributes:
-    relu: experiments with the epochs to 25% training error of each seed that
-      reached it, the fastest first.
-    tanh: the same.
+    experiment: the runs at this rate.
+    epochs: to 25% training error, of each seed that reached it.
   """
 
-  relu: list[tuple[Experiment, dict[Any, float]]]
-  tanh: list[tuple[Experiment, dict[Any, float]]]
+  experiment: Experiment
+  epochs: dict[Any, float]
 
   @property
-  def ratios(self) -> list[float]:
-    """Of tanh's epochs to ReLU's at their fastest rates, by common seed."""
+  def rate(self) -> float:
+    """The learning rate."""
+    return self.experiment.config['optimizer.learning_rate']
+
+  @property
+  def mean(self) -> float:
+    """Epochs, over seeds; infinite where a seed did not get there."""
+    if len(self.epochs) < len(self.experiment.runs):
+      return float('inf')
+    return mean_and_spread(list(self.epochs.values()))[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure1:
+  """The rates of Figure 1's two networks, the fastest first.
+
+  Attributes:
+    relu: those of the network with ReLUs.
+    tanh: those with tanh units.
+  """
+
+  relu: list[Rate]
+  tanh: list[Rate]
+
+  @property
+  def ratio(self) -> tuple[float, float | None] | None:
+    """Tanh's epochs over ReLU's at their fastest rates, and the spread.
+
+    Paired by seed; where no seed is common, of the means. None where one of
+    the two did not get there.
+    """
     if not (self.relu and self.tanh):
-      return []
-    fast, slow = self.relu[0][1], self.tanh[0][1]
-    return [slow[seed] / fast[seed] for seed in sorted(fast.keys() & slow)]
+      return None
+    fast, slow = self.relu[0], self.tanh[0]
+    if float('inf') in (fast.mean, slow.mean):
+      return None
+    common = sorted(fast.epochs.keys() & slow.epochs)
+    if not common:
+      return slow.mean / fast.mean, None
+    return mean_and_spread([slow.epochs[s] / fast.epochs[s] for s in common])
 
 
 def figure_1(experiments: Sequence[Experiment]) -> Figure1:
-  """Figure 1 from the runs that there are; the last word is the logs'."""
-  found: dict[bool, list] = {False: [], True: []}
-  for experiment in experiments:
-    if experiment.config.get('model.name') != 'cifar10_relu':
-      continue
-    epochs = {
-      run.seed: reached
-      for run in experiment.runs
-      if (reached := epochs_to(run, FIGURE_1_ERROR)) is not None
-    }
-    is_tanh = 'tanh' in (experiment.config.get('model.ablations') or [])
-    found[is_tanh].append((experiment, epochs))
+  """Figure 1 from the runs that there are, finished or not.
 
-  def fastest_first(entry):
-    epochs = list(entry[1].values())
-    return (not epochs, mean_and_spread(epochs)[0] if epochs else 0.0)
+  All are on one data set and differ in units, rate and length alone; of
+  several such sets the one with the most.
+  """
+  free = ('model.ablations', 'optimizer.learning_rate', 'num_epochs')
+  sets: dict[str, list[Experiment]] = {}
+  for experiment in experiments:
+    if experiment.config.get('model.name') == 'cifar10_relu':
+      fields = {k: v for k, v in experiment.compared.items() if k not in free}
+      key = json.dumps([fields, experiment.note], sort_keys=True)
+      sets.setdefault(key, []).append(experiment)
+  found: dict[str, list[Rate]] = {'': [], 'tanh': []}
+  for experiment in max(sets.values(), key=len, default=[]):
+    units = '+'.join(experiment.config['model.ablations'])
+    if units in found:
+      epochs = {
+        run.seed: reached
+        for run in experiment.runs
+        if (reached := epochs_to(run, FIGURE_1_ERROR)) is not None
+      }
+      found[units].append(Rate(experiment, epochs))
+
+  def fastest_first(rate: Rate) -> tuple[float, float]:
+    return rate.mean, rate.rate
 
   return Figure1(
-    relu=sorted(found[False], key=fastest_first),
-    tanh=sorted(found[True], key=fastest_first),
+    relu=sorted(found[''], key=fastest_first),
+    tanh=sorted(found['tanh'], key=fastest_first),
   )
 
 
 def figure_1_answer(experiments: Sequence[Experiment]) -> list[Answer]:
   """The ratio at the fastest rates, in words; nothing if one is missing."""
   figure = figure_1(experiments)
-  if not figure.ratios:
+  if not figure.ratio:
     return []
-  (relu, fast), (tanh, slow) = figure.relu[0], figure.tanh[0]
-  seeds = tuple(sorted(fast.keys() & slow))
-  mean, spread = mean_and_spread(figure.ratios)
+  mean, spread = figure.ratio
+  fast, slow = figure.relu[0], figure.tanh[0]
   text = (
     f'{mean:.1f}{"" if spread is None else f" ± {spread:.1f}"} times: '
-    f'{mean_and_spread([slow[s] for s in seeds])[0]:.1f} epochs at '
-    f'{tanh.config.get("optimizer.learning_rate"):g} against '
-    f'{mean_and_spread([fast[s] for s in seeds])[0]:.1f} at '
-    f'{relu.config.get("optimizer.learning_rate"):g}'
+    f'{slow.mean:.1f} epochs at rate {slow.rate:g} against {fast.mean:.1f} at '
+    f'{fast.rate:g}'
   )
-  return [Answer(_data(relu), text, ((relu, seeds), (tanh, seeds)))]
-
-
-_PAPERS = ('paper', 'krizhevsky2012')
+  for name, rates in (('ReLU', figure.relu), ('tanh', figure.tanh)):
+    tried = [one.rate for one in rates]
+    if rates[0].rate in (min(tried), max(tried)):
+      text += f'; {name} was not tried on both sides of its rate'
+  used = tuple(
+    (rate.experiment, tuple(sorted(rate.epochs))) for rate in (fast, slow)
+  )
+  return [Answer(_data(fast.experiment), text, used)]
 
 
 def _ablation(name: str) -> str:
@@ -290,8 +401,10 @@ CLAIMS: tuple[Claim, ...] = (
     '37.5 / 17.0%',
     '145-2010: 37.473 / 16.999%',
     'ILSVRC-2010 is no TFDS set; prepare it as one, then '
-    f'`{_MAIN}imagenet_krizhevsky2012.py --config.data.name=NAME`',
-    scores(networks=_PAPERS, crops=10, data='imagenet2010'),
+    f'`{_MAIN}imagenet_krizhevsky2012.py '
+    '--config.data.name=imagenet2010 --config.data.val_split=test`, and the '
+    f'same with `{_TEN_CROPS}`',
+    scores(_PAPERS, crops=10, data='imagenet2010'),
   ),
   Claim(
     'The same on one central crop',
@@ -299,7 +412,7 @@ CLAIMS: tuple[Claim, ...] = (
     '39.0 / 18.3%',
     '145-2010: 39.025 / 18.295%',
     'as above',
-    scores(networks=_PAPERS, data='imagenet2010'),
+    scores(_PAPERS, data='imagenet2010'),
   ),
   Claim(
     'One network, ILSVRC-2012 validation, ten crops',
@@ -307,16 +420,16 @@ CLAIMS: tuple[Claim, ...] = (
     '40.7 / 18.2%',
     '145: 40.664 / 18.210%',
     _with_ten_crops('imagenet'),
-    scores(networks=_PAPERS, crops=10),
+    scores(_PAPERS, crops=10),
   ),
   Claim(
     'Five networks averaged',
     'Table 2',
     '38.1 / 16.4%',
     '-',
-    f'`{_MAIN}imagenet.py --config.seed=SEED` five times, then '
+    f'`{_MAIN}imagenet.py --config.seed=SEED --workdir=DIR` five times, then '
     f'`{_MAIN}imagenet.py {_TEN_CROPS} --workdir=DIR,DIR,DIR,DIR,DIR`',
-    scores(members=5, crops=10),
+    scores(_PAPERS, members=5, crops=10),
   ),
   Claim(
     'One network, pre-trained on ImageNet-2011',
@@ -333,7 +446,7 @@ CLAIMS: tuple[Claim, ...] = (
     '36.7 / 15.4%',
     '-',
     'as above, for two of the seven',
-    scores(members=7, crops=10),
+    _nothing,
   ),
   Claim(
     'Ten crops instead of the centre',
@@ -379,10 +492,12 @@ CLAIMS: tuple[Claim, ...] = (
     ),
   ),
   Claim(
-    'CIFAR-10 without LRN, by a network of four layers',
+    'CIFAR-10 without LRN, by a network of four layers (theirs: some 470 '
+    'epochs, several views)',
     'section 3.3',
     '13% instead of 11%',
-    "not in it; the code's layers-conv-local-13pct and -11pct",
+    "not in it; the code's layers-conv-local-13pct and the first -11pct, "
+    'which differ in LRN alone (the later -11pct is wider, too)',
     f'`{_MAIN}paper/cifar10_no_lrn.py` and `cifar10_lrn.py`',
     difference(
       {'model.ablations': ['no_lrn']}, lambda name: name == _CIFAR_NETWORK
@@ -445,7 +560,7 @@ CLAIMS: tuple[Claim, ...] = (
     '42.55 / 19.81%',
     '-',
     f'`{_MAIN}imagenet_owt.py`',
-    scores(networks=('owt',)),
+    scores(('owt',)),
   ),
   Claim(
     '`owt`, ten crops',
@@ -453,7 +568,7 @@ CLAIMS: tuple[Claim, ...] = (
     '40.42 / 18.15%',
     '-',
     _with_ten_crops('imagenet_owt'),
-    scores(networks=('owt',), crops=10),
+    scores(('owt',), crops=10),
   ),
   Claim(
     '`caffe`, centre crop',
@@ -461,7 +576,7 @@ CLAIMS: tuple[Claim, ...] = (
     '42.9 / 19.8%',
     '-',
     f'`{_MAIN}imagenet_caffe.py`',
-    scores(networks=('caffe',)),
+    scores(('caffe',)),
   ),
   Claim(
     '`caffenet`, centre crop',
@@ -469,7 +584,7 @@ CLAIMS: tuple[Claim, ...] = (
     '42.6 / 19.6%',
     '-',
     f'`{_MAIN}imagenet_caffenet.py`',
-    scores(networks=('caffenet',)),
+    scores(('caffenet',)),
   ),
   Claim(
     '`torchvision`, centre crop',
@@ -477,6 +592,6 @@ CLAIMS: tuple[Claim, ...] = (
     '43.478 / 20.934%',
     '-',
     f'`{_MAIN}imagenet_torchvision.py`',
-    scores(networks=('torchvision',)),
+    scores(('torchvision',)),
   ),
 )

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import importlib.resources
 import json
-import pathlib
+import os
 import re
 import struct
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import markupsafe
 
 import alexnet_jax
 from alexnet_jax.data import imagenet
-from alexnet_jax.report import charts, claims
+from alexnet_jax.report import charts, claims, reading
 from alexnet_jax.report.runs import Experiment, Run, drops, mean_and_spread
 
 SECTIONS = (
@@ -55,17 +55,22 @@ def html(experiments: Sequence[Experiment]) -> str:
     )
     if figure.relu or figure.tanh
     else '',
-    figure1_text=f'Ratio: {answer[0].text}.' if answer else '',
+    figure1_text=f'Tanh to ReLU: {answer[0].text}.' if answer else '',
     figure1_rates=[
-      (units, f'{e.config.get("optimizer.learning_rate")}', told)
-      for units, entries in (('ReLU', figure.relu), ('tanh', figure.tanh))
-      for e, epochs in sorted(
-        entries, key=lambda x: x[0].config.get('optimizer.learning_rate') or 0
-      )
-      for told in [_epochs(e, epochs)]
+      (units, f'{one.rate:g}', _epochs(one))
+      for units, rates in (('ReLU', figure.relu), ('tanh', figure.tanh))
+      for one in sorted(rates, key=lambda one: one.rate)
     ],
-    figure3=_kernels(experiments),
-    figure4=_figure_4(experiments),
+    figure1_commands=[
+      'python -m alexnet_jax.learning_rates '
+      f'--config=configs/paper/fig1_{units}.py --rates='
+      f'{",".join(sorted({f"{one.rate:g}" for one in rates}))} '
+      f'--workdir=runs/fig1_{units}'
+      for units, rates in (('relu', figure.relu), ('tanh', figure.tanh))
+      if rates
+    ],
+    figure3=_figures(experiments, ['figure3']),
+    figure4=_figures(experiments, list(FIGURE_4)),
   )
 
 
@@ -120,7 +125,7 @@ def runs_table(experiments: Sequence[Experiment]) -> str:
           errors,
           view['training_error'] or '-',
           view['speed'] or '-',
-          view['seeds'],
+          _cell(view['seeds']),
           command,
         ]
       )
@@ -135,12 +140,13 @@ def _short_command(commands: list[str]) -> str:
     return '-'
   words = commands[0].split(' ')
   words = [w for w in words if not w.startswith('--config.seed=')]
-  return f'`{_cell(" ".join(words))}`'
+  return f'`{_cell(" ".join(words)).replace("`", "")}`'
 
 
-def _cell(text: str) -> str:
+def _cell(content: Any) -> str:
   """Text for a Markdown table's cell, whatever is in it."""
-  return re.sub(r'\s+', ' ', str(text)).replace('|', r'\|').replace('<', '&lt;')
+  line = re.sub(r'\s+', ' ', str(content))
+  return line.replace('|', r'\|').replace('<', '&lt;')
 
 
 def _ticks(text: str) -> markupsafe.Markup:
@@ -151,7 +157,7 @@ def _ticks(text: str) -> markupsafe.Markup:
 
 def _id(experiment: Experiment) -> str:
   path = str(experiment.runs[0].path)
-  digest = hashlib.sha1(path.encode()).hexdigest()[:8]
+  digest = hashlib.sha1(os.fsencode(path)).hexdigest()[:8]
   return f'run-{re.sub(r"[^a-zA-Z0-9]+", "-", experiment.name)}-{digest}'
 
 
@@ -239,8 +245,18 @@ def _changes(experiment: Experiment) -> str:
 
 
 def _trained(experiment: Experiment) -> str:
-  last = [run.train[-1]['epoch'] for run in experiment.runs if run.train]
-  return f'{max(last):.3g}' if last else ''
+  """Epochs, and at which of them it was scored if not at the last."""
+  if not any(run.train for run in experiment.runs):
+    return ''
+  told = claims.epochs_of(experiment)
+  at = {
+    run.results['epoch']
+    for run in experiment.scored
+    if reading.is_number(run.results.get('epoch'))
+    and abs(run.results['epoch'] - run.train[-1]['epoch']) > 0.01
+  }
+  scored = ', '.join(f'{epoch:.1f}' for epoch in sorted(at))
+  return f'{told}, scored at {scored}' if scored else told
 
 
 def _commands(experiment: Experiment) -> list[str]:
@@ -252,30 +268,22 @@ def _commands(experiment: Experiment) -> list[str]:
   return list(dict.fromkeys(found))
 
 
-def _confused(experiment: Experiment) -> list[tuple[str, str, str]]:
-  """The pairs with the greatest share, over all seeds."""
-  sums: dict[tuple[str, str], list[int]] = {}
+def _confused(experiment: Experiment) -> dict[str, Any] | None:
+  """The most confused pairs of the first seed that tells them."""
   for run in experiment.scored:
     pairs = run.results.get('most_confused')
+    rows = []
     for pair in pairs if isinstance(pairs, list) else []:
       try:
-        key = str(pair['label']), str(pair['predicted'])
+        label, predicted = str(pair['label']), str(pair['predicted'])
         count, of = int(pair['count']), int(pair['of'])
       except (KeyError, TypeError, ValueError):
         continue
-      sums.setdefault(key, [0, 0])
-      sums[key][0] += count
-      sums[key][1] = max(sums[key][1], of)
-  number = len(experiment.scored)
-  rows = sorted(sums.items(), key=lambda x: -x[1][0] / max(x[1][1], 1))
-  return [
-    (
-      imagenet.words(label).split(',')[0],
-      imagenet.words(predicted).split(',')[0],
-      f'{count / max(of * number, 1):.0%} ({count} of {of * number})',
-    )
-    for (label, predicted), (count, of) in rows[:_CONFUSED]
-  ]
+      names = [imagenet.words(n).split(',')[0] for n in (label, predicted)]
+      rows.append((*names, f'{count / max(of, 1):.0%} ({count} of {of})'))
+    if rows:
+      return {'run': run.name, 'rows': rows[:_CONFUSED]}
+  return None
 
 
 def _run(run: Run) -> dict[str, Any]:
@@ -296,51 +304,75 @@ def _run(run: Run) -> dict[str, Any]:
   }
 
 
-def _epochs(experiment: Experiment, reached: dict[Any, float]) -> str:
-  if reached:
-    values = list(reached.values())
-    mean, spread = mean_and_spread(values)
-    told = f'{mean:.2f}' + ('' if spread is None else f' ± {spread:.2f}')
-    return f'{told} ({_seeds(list(reached))})'
-  return f'not within {_trained(experiment) or 0} epochs'
+def _epochs(rate: claims.Rate) -> str:
+  runs = rate.experiment.runs
+  told = []
+  if rate.epochs:
+    mean, spread = mean_and_spread(list(rate.epochs.values()))
+    text = f'{mean:.2f}' + ('' if spread is None else f' ± {spread:.2f}')
+    told.append(f'{text} ({_seeds(sorted(rate.epochs))})')
+  if late := [run for run in runs if run.seed not in rate.epochs]:
+    last = max((run.train[-1]['epoch'] for run in late if run.train), default=0)
+    seeds = _seeds([run.seed for run in late])
+    told.append(f'not within {last:.2f} epochs ({seeds})')
+  return '; '.join(told)
 
 
-def _picture(path: pathlib.Path, **facts: str) -> dict[str, Any]:
-  content = path.read_bytes()
-  if content[:8] != b'\x89PNG\r\n\x1a\n' or len(content) < 24:
-    return {}
-  width, height = struct.unpack('>II', content[16:24])
-  data = base64.b64encode(content).decode()
-  return {
-    'data': f'data:image/png;base64,{data}',
-    'width': width,
-    'height': height,
-    **facts,
-  }
+def pictures(run: Run) -> dict[str, bytes]:
+  """Figures 3 and 4 that lie in a run's folder, by their names.
+
+  Files that are no PNG are left out.
+  """
+  files = {'figure3': run.kernels}
+  files |= {name: run.figure(f'{name}.png') for name in FIGURE_4}
+  found = {}
+  for name, path in files.items():
+    try:
+      content = path.read_bytes() if path else b''
+    except OSError:
+      continue
+    if content.startswith(_PNG) and content.endswith(_PNG_END):
+      found[name] = content
+  return found
 
 
-def _kernels(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
-  found = []
+FIGURE_4 = {
+  'figure4_labels': 'the five likeliest labels',
+  'figure4_neighbors': 'the nearest training pictures',
+}
+_PNG = b'\x89PNG\r\n\x1a\n'
+_PNG_END = b'IEND\xaeB`\x82'
+
+
+def of_experiment(experiment: Experiment) -> dict[str, tuple[str, bytes]]:
+  """Of each figure the first run that has it, and the picture."""
+  found: dict[str, tuple[str, bytes]] = {}
+  for run in experiment.runs:
+    for name, content in pictures(run).items():
+      found.setdefault(name, (run.name, content))
+  return found
+
+
+def _figures(
+  experiments: Sequence[Experiment], names: Sequence[str]
+) -> list[dict[str, Any]]:
+  """What the template shows of pictures."""
+  shown = []
   for experiment in experiments:
-    for run in experiment.runs:
-      if run.kernels:
-        found.append(_picture(run.kernels, name=run.name))
-        break  # One seed's kernels are like another's.
-  return [picture for picture in found if picture]
-
-
-def _figure_4(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
-  found = []
-  for experiment in experiments:
-    for run in experiment.runs:
-      for name, what in (
-        ('figure4_labels.png', 'the five likeliest labels'),
-        ('figure4_neighbors.png', 'the nearest training pictures'),
-      ):
-        path = run.figure(name)
-        if path:
-          found.append(_picture(path, name=run.name, what=what))
-  return [picture for picture in found if picture]
+    for name, (run, content) in of_experiment(experiment).items():
+      if name in names:
+        width, height = struct.unpack('>II', content[16:24])
+        data = base64.b64encode(content).decode()
+        shown.append(
+          {
+            'data': f'data:image/png;base64,{data}',
+            'width': width,
+            'height': height,
+            'name': run,
+            'what': FIGURE_4.get(name, ''),
+          }
+        )
+  return shown
 
 
 def _duration(seconds: float) -> str:

@@ -1,27 +1,25 @@
 """Runs as they are found on disk, finished or not, and which belong together.
 
 A RUN is a workdir, or what is left of one without its checkpoints: config.json,
-results.json, metrics.jsonl, and figures if there are any. Nothing here raises
-for what a file holds: what is wrong is told in `Run.problems`.
+results.json, metrics.jsonl, and figures if there are any. What is wrong with it
+is told in `Run.problems`.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import json
-import math
 import pathlib
 import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from alexnet_jax.config import flatten
 from alexnet_jax.errors import UserError
+from alexnet_jax.report import reading
 
 FILES = ('config.json', 'results.json', 'metrics.jsonl')
 
-# Fields that came later, and what runs from before did.
-_EARLIER = {'model.ablations': [], 'eval.train_split': False}
 # Runs that differ in no other field are seeds of one experiment.
 _NOT_COMPARED = (
   'seed',
@@ -42,18 +40,6 @@ _NOT_COMPARED = (
   'profile',
   'members',
 )
-# What the fields that are shown here must be, where they are there.
-_NAMES = ('data.name', 'data.lighting', 'model.name')
-_NUMBERS = (
-  'batch_size',
-  'model.num_classes',
-  'num_epochs',
-  'optimizer.learning_rate',
-  'seed',
-)
-_NUMBERS_OR_NULL = ('model.dropout_rate', 'num_train_steps')
-_LISTS = ('members', 'model.ablations')
-_SCORES = ('top1_error', 'top5_error', 'loss', 'num_examples', 'crops')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +74,26 @@ class Run:
     """Of the run; None of an ensemble, or where nothing tells."""
     return None if 'members' in self.config else self.config.get('seed')
 
+  @property
+  def note(self) -> str:
+    """What note.txt beside it or above says: of the pictures, say."""
+    for folder in (self.path, self.path.parent):
+      path = folder / 'note.txt'
+      with contextlib.suppress(OSError):
+        if path.is_file():
+          return path.read_text(errors='replace').strip()
+    return ''
+
+  @property
+  def crops(self) -> Any:
+    """On which it was scored."""
+    return self.results.get('crops', self.config.get('eval.crops'))
+
   @functools.cached_property
   def images_per_second(self) -> float | None:
     """The median over its log; None where there is none."""
-    speeds = [line.get('images_per_second', 0.0) for line in self.train]
+    name = 'images_per_second'
+    speeds = [line[name] for line in self.train if name in line]
     return statistics.median(speeds) if speeds else None
 
   @functools.cached_property
@@ -99,10 +101,9 @@ class Run:
     """Time in training steps, without evaluations and pauses."""
     seconds, step = 0.0, 0.0
     for line in self.train:
-      speed = line.get('images_per_second', 0.0)
-      if speed > 0:
-        images = (line['step'] - step) * self.config.get('batch_size', 0)
-        seconds += images / speed
+      if 'images_per_second' in line and self.config:
+        images = (line['step'] - step) * self.config['batch_size']
+        seconds += images / line['images_per_second']
       step = line['step']
     return seconds or None
 
@@ -120,75 +121,87 @@ class Run:
 def find(names: Sequence[str]) -> list[pathlib.Path]:
   """RUN folders: as given, and those below others, in sorted order.
 
+  A folder that is named twice, by whatever path, is one run.
+
   Raises:
     UserError: a name is of no folder.
   """
-  found = []
+  found: dict[pathlib.Path, pathlib.Path] = {}
   for name in names:
     path = pathlib.Path(name)
-    if not path.is_dir():
+    try:
+      is_folder = path.is_dir()
+      below = _below(path) if is_folder else []
+    except OSError as error:
+      raise UserError(f'cannot look into {name!r} (RUN): {error}') from error
+    if not is_folder:
       raise UserError(
         f'no folder {name!r} (RUN): a workdir, or a folder of such, needed'
       )
-    below = sorted({file.parent for f in FILES for file in path.rglob(f)})
-    # A workdir's own folders (checkpoints) hold no runs.
-    found += [path] if path in below or not below else below
-  return list(dict.fromkeys(found))
+    for folder in below or [path]:
+      found.setdefault(folder.resolve(), folder)
+  return list(found.values())
+
+
+def _below(path: pathlib.Path) -> list[pathlib.Path]:
+  """A folder if it is a run (it holds no others), or those below it."""
+  if any((path / name).exists() for name in FILES):
+    return [path]
+  folders = sorted(one for one in path.iterdir() if one.is_dir())
+  return [run for folder in folders for run in _below(folder)]
 
 
 def read(path: pathlib.Path) -> Run:
   """A folder as a run, with whatever is wrong with it."""
   problems: list[str] = []
-  config = _read_json(path / 'config.json', problems)
-  results = _read_json(path / 'results.json', problems)
-  lines: dict[str, list] = {'train': [], 'validation': []}
+  config = reading.read_config(path / 'config.json', problems)
+  results = reading.read_results(path / 'results.json', config, problems)
+  train: reading.Lines = []
+  validation: reading.Lines = []
   if 'members' not in config:  # Of an ensemble nothing was trained.
-    lines = _read_metrics(path / 'metrics.jsonl', problems)
-  config = {**_EARLIER, **flatten(config)} if config else {}
-  if wrong := _wrong_fields(config):
-    problems.append(f'config.json: {wrong}')
-    config = {}
-  missing = [k for k in _SCORES if results and not _is_number(results.get(k))]
-  if missing:
-    problems.append(f'results.json has no number for {", ".join(missing)}')
-    results = {}
-  unfinished = _unfinished(config, lines)
-  if unfinished:
-    problems.append(unfinished)
-  parent = path.resolve().parent.name
-  name = path.resolve().name
+    metrics = path / 'metrics.jsonl'
+    train, validation = reading.read_metrics(metrics, problems)
+  if told := reading.unfinished(config, train):
+    problems.append(told)
+  parent, name = path.resolve().parent.name, path.resolve().name
   return Run(
     path,
-    f'{parent}/{name}' if name.isdecimal() else name,
+    reading.text(f'{parent}/{name}' if name.isdecimal() else name),
     config,
     results,
-    lines['train'],
-    lines['validation'],
-    tuple(problems),
+    train,
+    validation,
+    tuple(map(reading.text, problems)),
   )
 
 
 def read_all(paths: Sequence[pathlib.Path]) -> list[Run]:
   """Each as a run, with those told apart that have other classes."""
   runs = [read(path) for path in paths]
-  classes: dict[Any, collections.Counter] = {}
+  classes: dict[str, collections.Counter] = collections.defaultdict(
+    collections.Counter
+  )
   for run in runs:
-    key = run.config.get('data.name')
-    number = run.config.get('model.num_classes')
-    if run.config:
-      classes.setdefault(key, collections.Counter())[number] += 1
-  checked = []
-  for run in runs:
-    number = run.config.get('model.num_classes')
-    usual = classes.get(run.config.get('data.name'))
-    if run.config and usual and number != usual.most_common(1)[0][0]:
-      problem = (
-        f'{number} classes, where other runs on {run.config.get("data.name")} '
-        f'have {usual.most_common(1)[0][0]}: not compared with them'
-      )
-      run = dataclasses.replace(run, problems=(*run.problems, problem))
-    checked.append(run)
-  return checked
+    if run.config and 'members' not in run.config:
+      classes[run.config['data.name']][run.config['model.num_classes']] += 1
+  return [_with_classes_told(run, classes) for run in runs]
+
+
+def _with_classes_told(run: Run, classes: dict[str, Any]) -> Run:
+  if not run.config or 'members' in run.config:
+    return run
+  number, name = run.config['model.num_classes'], run.config['data.name']
+  counts = classes[name]
+  others = {k: n for k, n in counts.items() if k != number}
+  # Where as many have the one number as the other, all are told of.
+  if not others or counts[number] > max(others.values()):
+    return run
+  told = ', '.join(str(k) for k in sorted(others))
+  problem = (
+    f'{number} classes, where other runs on {name} have {told}: not compared '
+    'with them'
+  )
+  return dataclasses.replace(run, problems=(*run.problems, problem))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +229,7 @@ class Experiment:
   @property
   def crops(self) -> int | None:
     """On which it was scored."""
-    return self.runs[0].results.get('crops', self.config.get('eval.crops'))
+    return self.runs[0].crops
 
   @property
   def data_name(self) -> str:
@@ -238,12 +251,8 @@ class Experiment:
 
   @property
   def note(self) -> str:
-    """What note.txt in the experiment's folder says: of the pictures, say."""
-    for folder in (self.runs[0].path, self.runs[0].path.parent):
-      path = folder / 'note.txt'
-      if path.is_file():
-        return path.read_text(errors='replace').strip()
-    return ''
+    """That of its runs."""
+    return self.runs[0].note
 
   @property
   def compared(self) -> dict[str, Any]:
@@ -255,27 +264,35 @@ class Experiment:
     return [
       run.results[field]
       for run in self.scored
-      if _is_number(run.results.get(field))
+      if reading.is_number(run.results.get(field))
     ]
 
 
 def group(runs: Sequence[Run]) -> list[Experiment]:
-  """Runs as experiments, in the order in which they were given."""
-  groups: dict[str, list[Run]] = {}
-  for run in runs:
-    key: Any = str(run.path)
+  """Runs as experiments, in the order in which they were given.
+
+  Of two with one seed the second is told of and does not count.
+  """
+  groups: dict[str, dict[Any, Run]] = {}
+  for i, run in enumerate(runs):
+    key, seed = str(i), run.seed
     # Ensembles and what has no config stand alone.
     if run.config and 'members' not in run.config:
-      crops = run.results.get('crops', run.config.get('eval.crops'))
-      classes = run.config.get('model.num_classes')
-      key = json.dumps(
-        [compared(run.config), crops, classes], sort_keys=True, default=str
-      )
-    groups.setdefault(key, []).append(run)
+      fields = [compared(run.config), run.crops, run.note]
+      key = json.dumps(fields, sort_keys=True)
+    of_key = groups.setdefault(key, {})
+    if seed in of_key:
+      problem = f'the experiment and seed of {of_key[seed].name} again'
+      run = dataclasses.replace(run, problems=(*run.problems, problem))
+      of_key[seed, i] = run
+    else:
+      of_key[seed] = run
   return [
     Experiment(
-      members[0].name.rsplit('/', 1)[0],
-      tuple(sorted(members, key=lambda run: (run.seed or 0, run.name))),
+      next(iter(members.values())).name.rsplit('/', 1)[0],
+      tuple(
+        sorted(members.values(), key=lambda run: (run.seed or 0, run.name))
+      ),
     )
     for members in groups.values()
   ]
@@ -294,96 +311,6 @@ def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
   """Mean and standard deviation (n - 1); None of one value alone."""
   spread = statistics.stdev(values) if len(values) > 1 else None
   return statistics.fmean(values), spread
-
-
-def _is_number(value: Any) -> bool:
-  return (
-    isinstance(value, int | float)
-    and not isinstance(value, bool)
-    and math.isfinite(value)
-  )
-
-
-def _read_json(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
-  try:
-    content = json.loads(path.read_text())
-    if not isinstance(content, dict):
-      raise ValueError('not an object')
-    flatten(content)
-  except FileNotFoundError:
-    problems.append(f'no {path.name}')
-  except (OSError, ValueError, RecursionError) as error:
-    problems.append(f'{path.name} cannot be read: {error}')
-  else:
-    return content
-  return {}
-
-
-def _wrong_fields(config: dict[str, Any]) -> str:
-  """'FIELD is VALUE', of the first that cannot be so."""
-  for field, value in config.items():
-    if (
-      (field in _NAMES and not isinstance(value, str))
-      or (field in _NUMBERS and not _is_number(value))
-      or (
-        field in _NUMBERS_OR_NULL and not (value is None or _is_number(value))
-      )
-      or (
-        field in _LISTS
-        and not (
-          isinstance(value, list) and all(isinstance(v, str) for v in value)
-        )
-      )
-    ):
-      return f'{field} is {value!r}'
-  return ''
-
-
-def _read_metrics(
-  path: pathlib.Path, problems: list[str]
-) -> dict[str, list[dict[str, float]]]:
-  lines: dict[str, list] = {'train': [], 'validation': []}
-  try:
-    texts = path.read_text().splitlines()
-  except FileNotFoundError:
-    problems.append(f'no {path.name}')
-    return lines
-  except (OSError, ValueError) as error:
-    problems.append(f'{path.name} cannot be read: {error}')
-    return lines
-  damaged = 0
-  for text in texts:
-    try:
-      line = json.loads(text)
-      split = line['split']
-      numbers = {k: v for k, v in line.items() if _is_number(v)}
-      # What the page draws must be there.
-      [numbers[k] for k in ('step', 'epoch', 'loss', 'top1_error')]
-      lines[split].append(numbers)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-      damaged += 1
-  if damaged:
-    problems.append(f'{path.name}: {damaged} of {len(texts)} lines are damaged')
-  if not texts:
-    problems.append(f'{path.name} is empty')
-  for of_split in lines.values():
-    of_split.sort(key=lambda line: line['step'])
-  return lines
-
-
-def _unfinished(config: dict[str, Any], lines: dict[str, list]) -> str | None:
-  """'unfinished: ...', where the log ends before the training does."""
-  if not config or not lines['train']:
-    return None
-  last = lines['train'][-1]
-  steps: Any = config.get('num_train_steps')
-  epochs: Any = config.get('num_epochs')
-  if _is_number(steps):
-    if last['step'] < steps:
-      return f'unfinished: step {last["step"]:,} of {steps:,}'
-  elif _is_number(epochs) and last['epoch'] < epochs - 1e-3:
-    return f'unfinished: epoch {last["epoch"]:.1f} of {epochs}'
-  return None
 
 
 def curve(
@@ -411,8 +338,13 @@ def drops(run: Run) -> list[tuple[float, float]]:
 
 
 def epochs_to(run: Run, error: float) -> float | None:
-  """Epochs until the logged training error was at most `error`."""
+  """Epochs until the logged training error was at most `error`.
+
+  A line over few steps, as the last may be, says too little to count.
+  """
+  before = 0.0
   for line in run.train:
-    if line['top1_error'] <= error:
-      return line['epoch']
+    steps, before = line['step'] - before, line['step']
+    if line['top1_error'] <= error and 2 * steps >= run.train[0]['step']:
+      return line['epoch'] or None
   return None
