@@ -8,8 +8,8 @@ import narrow
 import pytest
 from etils import epath
 
-from alexnet_jax import config as config_lib
 from alexnet_jax import command, config_values, train
+from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
 from alexnet_jax.learning import optimizer
 from configs import default
