@@ -21,7 +21,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
 # The paper on one page, report/index.html, from the committed runs; README.md's
-# table of them too.
+# tables of them too.
 report: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.report results --out=report --readme=README.md
 

@@ -46,6 +46,7 @@ _OF_A_MACHINE = (
   '--workdir',
   '--config.data.data_dir',
   '--config.data.cache_dir',
+  '--data_dir',
   '--config.compilation_cache',
   '--out',
   '--distributed',

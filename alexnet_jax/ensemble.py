@@ -119,19 +119,30 @@ def evaluate_ensemble(
     training=False,
     dataset=dataset.full_name,
     num_left_out=len(dataset.left_out.get(split, ())),
+    # Each member has its own.
+    architecture='ensemble',
+    seed=None,
     members=[
       {
         'workdir': name,
         'architecture': member.model.architecture.name,
+        'config': _what_tells_apart(workdir),
         'step': member.step,
         'params_digest': checkpoint.params_digest(member.params),
       }
-      for name, member in zip(names, members, strict=True)
+      for name, workdir, member in zip(names, workdirs, members, strict=True)
     ],
   )
   evaluate.say_results(out, results)
   writer.say(f'took {writer.duration(time.time() - start)}')
   return results
+
+
+def _what_tells_apart(workdir: epath.Path) -> dict[str, Any]:
+  """Of a member's config what tells its network and training from others."""
+  fields = config_lib.flatten(config_lib.read_config(workdir) or {})
+  names = ('model.', 'seed', 'data.lighting', 'num_epochs')
+  return {k: v for k, v in fields.items() if k.startswith(names)}
 
 
 def _check_out(out: epath.Path, workdirs: list[epath.Path]) -> None:

@@ -259,6 +259,12 @@ def _views(crops: int) -> str:
   return 'centre crop' if crops == 1 else f'{crops} crops averaged'
 
 
+def _seed_of(workdir: epath.Path) -> dict[str, int]:
+  """The seed that a workdir was trained by; nothing where it does not say."""
+  saved = config_lib.read_config(workdir) or {}
+  return {'seed': saved['seed']} if 'seed' in saved else {}
+
+
 def _epoch(workdir: epath.Path, dataset: Dataset, step: int) -> float | None:
   """Epochs that a run had done at a step; None where nothing tells."""
   saved = config_lib.read_config(workdir)
@@ -372,6 +378,7 @@ def evaluate(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     config,
     scores,
     training=False,
+    **_seed_of(workdir),
     step=step,
     best_step=best_step,
     epoch=_epoch(workdir, dataset, step),

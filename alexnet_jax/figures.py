@@ -27,8 +27,8 @@ import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
+from alexnet_jax import command, evaluate, plots, predict, pretrained, writer
 from alexnet_jax import config as config_lib
-from alexnet_jax import plots, predict, pretrained, writer
 from alexnet_jax.command import Parser, run, write_aside
 from alexnet_jax.data import decoding, imagenet, input_pipeline
 from alexnet_jax.data.dataset import Dataset, open_dataset
@@ -226,6 +226,7 @@ def make(
     'dataset': dataset.full_name,
     'splits': {'train': train_split, 'validation': val_split},
     'seed': seed,
+    'command': command.typed(),
     'labels': labelled,
     'neighbors': found,
   }
@@ -299,6 +300,10 @@ def main(argv: list[str]) -> None:
   dataset = open_dataset(
     of_run(flags.data, 'name'), flags.data_dir or data.get('data_dir')
   )
+  evaluate.check_dataset(
+    network.model.num_classes, folder, network.preprocessing, dataset
+  )
+  dataset.check_resize(network.preprocessing.resize)
   content = make(
     network,
     dataset,

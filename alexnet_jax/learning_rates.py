@@ -1,7 +1,7 @@
 """The learning rate that trains fastest, of a few: Figure 1's own choice.
 
   python -m alexnet_jax.learning_rates --config=configs/paper/fig1_relu.py \
-    --rates=0.001,0.002,0.004 --workdir=runs/fig1_relu
+    --rates=0.0005,0.001,0.002,0.004 --workdir=runs/fig1_relu
 
 Each rate trains in runs/fig1_relu-RATE/SEED, one after the other, until its
 training error is at most --target, or until that took longer than at the
@@ -14,7 +14,6 @@ run which failed.
 """
 
 import argparse
-import json
 import math
 import pathlib
 import signal
@@ -24,38 +23,10 @@ import time
 
 from alexnet_jax.command import Parser, run
 from alexnet_jax.errors import UserError
+from alexnet_jax.report import reading
+from alexnet_jax.report.runs import epochs_to
 
 _LOOK_SECONDS = 2.0
-
-
-def epochs_to(metrics: pathlib.Path, target: float) -> float | None:
-  """Epochs until a run's training error was at most `target`.
-
-  Args:
-    metrics: its metrics.jsonl; the error is a mean since the line before.
-    target: a fraction.
-
-  Returns:
-    None where it was not, or nothing is logged yet.
-  """
-  for line in _training(metrics):
-    if line['top1_error'] <= target:
-      return line['epoch']
-  return None
-
-
-def _training(metrics: pathlib.Path) -> list[dict]:
-  lines = []
-  if metrics.exists():
-    for text in metrics.read_text().splitlines():
-      try:
-        line = json.loads(text)
-        if line['split'] == 'train':
-          lines.append({k: line[k] for k in ('epoch', 'top1_error')})
-      # It is just being written, or damaged.
-      except (ValueError, KeyError, TypeError):
-        continue
-  return lines
 
 
 def _train(
@@ -67,7 +38,8 @@ def _train(
   while True:
     # Asked before the lines are read: a run that has ended writes no more.
     ended = process and process.poll() is not None
-    reached, lines = epochs_to(metrics, target), _training(metrics)
+    lines = reading.read_metrics(metrics, [])[0]
+    reached = epochs_to(lines, target)
     if reached or (lines and lines[-1]['epoch'] > limit):
       break
     if process and ended:

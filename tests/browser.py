@@ -6,6 +6,7 @@ showed are left in $SCREENSHOTS, if that is set.
 
 import os
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -113,10 +114,21 @@ def test_the_page(view, address):
   rows = opened.locator('#claims tbody tr')
   assert rows.count() == len(claims.CLAIMS)
   for row in rows.all():
-    ours = row.locator('td').last
-    told = ours.inner_text()
     # Each number has its run and seed; what has none says how to get it.
-    assert 'seed' in told or 'not run' in told
+    told = row.locator('td').last.inner_text()
+    assert re.search(r'seeds? \d', told) or 'not run: ' in told
+  # Each run has its seeds, or its members, and each finished one its command.
+  runs = opened.locator('#runs tbody tr[id]')
+  assert runs.count() > 3
+  commands = opened.locator('#runs pre').all_text_contents()
+  assert len(commands) == runs.count()
+  for row, command in zip(runs.all(), commands, strict=True):
+    cells = row.locator('td').all_inner_texts()
+    assert re.search(r'seeds? \d|of \w', cells[4])
+    if cells[5].strip():
+      assert 'python -m alexnet_jax.main --config=' in command
+  for caption in opened.locator('#figure4 figcaption').all():
+    assert 'python -m alexnet_jax.figures' in caption.inner_text()
   # Every link leads somewhere in the page.
   dead = opened.evaluate(
     """() => [...document.querySelectorAll('a')]

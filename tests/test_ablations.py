@@ -16,6 +16,7 @@ from alexnet_jax import config_values, pretrained
 from alexnet_jax.config import flatten
 from alexnet_jax.model import ALEXNETS, ARCHITECTURES, AlexNet
 from alexnet_jax.model.ablations import ABLATIONS, ablated
+from alexnet_jax.model.architectures import LRN
 from alexnet_jax.model.conv import local_conv2d
 from configs.paper import base
 
@@ -136,6 +137,15 @@ def test_parameters_and_maps(name):
 def test_one_column_has_about_as_many_parameters():
   """The paper's footnote in section 3.5."""
   assert abs(ONE_COLUMN / 60_965_224 - 1) < 0.02
+
+
+@pytest.mark.parametrize('name', ['no_groups', 'one_column'])
+def test_one_column_is_normalized_as_one(name):
+  """krizhevsky2012 normalizes each of its two columns alone."""
+  layers = ablated(ALEXNETS['krizhevsky2012'], [name]).layers
+  groups = [op.groups for layer in layers for op in layer.then
+            if isinstance(op, LRN)]  # fmt: skip
+  assert groups == [1, 1]
 
 
 @pytest.mark.parametrize('network', ALEXNETS)

@@ -93,6 +93,9 @@ def test_softmax_outputs_are_averaged(members, tiny_dir, tmp_path, crops):
   assert len(digests) == 2
   config = json.loads((tmp_path / 'both' / 'config.json').read_text())
   assert config['members'] == [str(member) for member in members]
+  assert found['architecture'] == 'ensemble'
+  for member in found['members']:
+    assert member['config']['model.name'] == 'torchvision'
   # No member's own results are touched.
   assert [contents(member) for member in members] == before
 
@@ -176,6 +179,13 @@ def test_a_later_evaluation_adds_its_command(trained, tiny_dir, tmp_path):
     assert len(commands) == 2
     assert commands[0] == training
     assert commands[1].endswith('--mode=eval --config.eval.crops=10')
+
+
+def test_the_seed_is_that_of_the_training(tiny_dir, trained, tmp_path):
+  workdir = tmp_path / 'copy'
+  shutil.copytree(trained, workdir)
+  score(tiny_dir, workdir, '--config.seed=7')
+  assert results(workdir)['seed'] == 0
 
 
 def test_confused_classes_are_counted_by_hand():

@@ -13,18 +13,27 @@ from test_preprocess import eval_views
 from alexnet_jax import figures, learning_rates, plots, pretrained
 from alexnet_jax.data.dataset import open_dataset
 from alexnet_jax.errors import UserError
+from alexnet_jax.model import ARCHITECTURES, AlexNet
 
 
-def flags(small_network, tiny_dir, out, *more):
+def flags(network, tiny_dir, out, *more):
   return [
-    str(small_network), f'--out={out}', '--data=tiny', f'--data_dir={tiny_dir}',
+    str(network), f'--out={out}', '--data=tiny', f'--data_dir={tiny_dir}',
     '--train_split=train', '--val_split=validation', *more,
   ]  # fmt: skip
 
 
-def everything(small_network, tiny_dir, split):
+@pytest.fixture(scope='module')
+def network(tmp_path_factory):
+  """A workdir whose network tells the tiny set's classes apart."""
+  folder = tmp_path_factory.mktemp('network') / 'run'
+  conftest.write_network(folder, conftest.CLASS_NAMES)
+  return folder
+
+
+def everything(workdir, tiny_dir, split):
   """Probabilities and features of a split, a picture at a time."""
-  network = pretrained.load(small_network)
+  network = pretrained.load(workdir)
   dataset = open_dataset('tiny', str(tiny_dir))
   apply = jax.jit(network.model.apply, static_argnames='method')
   variables, found, keys = {'params': network.params}, [], []
@@ -42,21 +51,19 @@ def everything(small_network, tiny_dir, split):
 
 
 def test_figures_are_those_of_every_picture_looked_at(
-  small_network, tiny_dir, tmp_path, capsys
+  network, tiny_dir, tmp_path, capsys
 ):
   figures.main(
-    flags(small_network, tiny_dir, tmp_path, '--pictures=4', '--queries=3')
+    flags(network, tiny_dir, tmp_path, '--pictures=4', '--queries=3')
   )
   assert 'figure3.png' in capsys.readouterr().out
   content = json.loads((tmp_path / 'figures.json').read_text())
-  probabilities, features, keys = everything(
-    small_network, tiny_dir, 'validation'
-  )
+  probabilities, features, keys = everything(network, tiny_dir, 'validation')
   assert len(content['labels']) == 4
   for entry in content['labels']:
     row = probabilities[keys.index(entry['key'])]
-    assert [c['label'] for c in entry['classes']] == list(np.argsort(-row)[:5])
-  _, points, train_keys = everything(small_network, tiny_dir, 'train')
+    assert [c['label'] for c in entry['classes']] == list(np.argsort(-row))
+  _, points, train_keys = everything(network, tiny_dir, 'train')
   assert len(train_keys) == 64
   for entry in content['neighbors']:
     query = features[keys.index(entry['key'])]
@@ -76,11 +83,11 @@ def test_figures_are_those_of_every_picture_looked_at(
     assert image.size == (10 * 48 + 4, 7 * 48 + 4)
 
 
-def test_the_draw_depends_on_the_seed_alone(small_network, tiny_dir, tmp_path):
+def test_the_draw_depends_on_the_seed_alone(network, tiny_dir, tmp_path):
   keys = []
   for seed in (0, 0, 1):
     figures.main(
-      flags(small_network, tiny_dir, tmp_path, f'--seed={seed}', '--queries=1')
+      flags(network, tiny_dir, tmp_path, f'--seed={seed}', '--queries=1')
     )
     content = json.loads((tmp_path / 'figures.json').read_text())
     keys.append([entry['key'] for entry in content['labels']])
@@ -115,21 +122,37 @@ def test_of_equally_near_points_the_earlier_comes_first():
   [
     (('--pictures=0',), '--pictures=0'),
     (('--queries=40',), '8 pictures and 40 queries of 19'),
+    (('--seed=-1',), '--seed=-1'),
     (('--out=/nowhere/at/all',), 'is no folder'),
     (('--val_split=test',), "unknown split 'test'"),
   ],
 )
-def test_what_cannot_be_drawn_is_told(
-  small_network, tiny_dir, tmp_path, more, told
-):
+def test_what_cannot_be_drawn_is_told(network, tiny_dir, tmp_path, more, told):
   with pytest.raises(UserError, match=told):
-    figures.main(flags(small_network, tiny_dir, tmp_path, *more))
+    figures.main(flags(network, tiny_dir, tmp_path, *more))
   assert not (tmp_path / 'figures.json').exists()
 
 
-def test_converted_weights_need_a_data_set(small_network, tmp_path):
+def test_another_sets_classes_are_refused(small_network, tiny_dir, tmp_path):
+  with pytest.raises(UserError, match='tells 7 classes apart'):
+    figures.main(flags(small_network, tiny_dir, tmp_path))
+  assert not (tmp_path / 'figures.json').exists()
+
+
+@pytest.mark.parametrize('name', ['cifar10_relu', 'cifar10_local'])
+def test_a_network_of_one_dense_layer_has_features(name):
+  """Its last hidden layer is a map: flattened, as neighbors take it."""
+  model = AlexNet(ARCHITECTURES[name], 10)
+  images = np.zeros((2, 24, 24, 3), np.float32)
+  params = model.init(jax.random.key(0), images)
+  features = model.apply(params, images, method='features')
+  assert features.ndim == 2
+  assert len(features) == 2
+
+
+def test_converted_weights_need_a_data_set(network, tmp_path):
   with pytest.raises(UserError, match='give --data'):
-    figures.main([str(small_network), f'--out={tmp_path}'])
+    figures.main([str(network), f'--out={tmp_path}'])
 
 
 def test_the_true_class_has_another_colour(tmp_path):

@@ -36,6 +36,7 @@ def copy(tmp_path):
       'seed': written['seed'],
       'architecture': written['model']['name'],
       'dataset': written['data']['name'].split(':')[0] + '/1.0.0',
+      'split': written['data']['val_split'],
       **dict(results),
     }
     (folder / 'results.json').write_text(json.dumps(scores))
@@ -152,7 +153,11 @@ def test_other_epochs_or_data_are_not_compared(copy):
 
 
 def test_only_imagenet_answers_to_table_2(copy):
-  net = {'model.name': 'paper', 'data.lighting': 'sqrt_eigenvalue'}
+  net = {
+    'model.name': 'paper',
+    'data.lighting': 'sqrt_eigenvalue',
+    'data.val_split': 'validation',
+  }
   there = {'crops': 10, 'top1_error': 0.41, 'top5_error': 0.18}
   folder = copy('digits/0', net, there).parent.parent
   assert answers('Table 2', 'One network, ILSVRC', folder) == []
@@ -347,9 +352,12 @@ def test_pictures_of_another_kind_are_another_experiment(copy):
 def test_ten_crops_of_another_checkpoint_are_not_compared(copy):
   light = {'data.lighting': 'sqrt_eigenvalue'}
   base = copy('base/0', light, {'top1_error': 0.1})
-  ten = copy('ten/0', light, {'top1_error': 0.08, 'crops': 10, 'step': 45})
+  ten = copy(
+    'ten/0', light, {'top1_error': 0.08, 'crops': 10, 'params_digest': 'x'}
+  )
   assert answers('section 4.1', 'Ten crops', base, ten) == []
-  change(ten / 'results.json', ('step',), 495)
+  (digest,) = [r.results['params_digest'] for r in runs.read_all([base])]
+  change(ten / 'results.json', ('params_digest',), digest)
   (answer,) = answers('section 4.1', 'Ten crops', base, ten)
   assert answer.text.startswith('-2.0 / +0.0 points')
 
@@ -386,7 +394,7 @@ def test_a_last_line_over_few_steps_is_no_crossing(copy):
       for step, error in ((100, 0.5), (200, 0.5), (210, 0.1))
     )
   )  # fmt: skip
-  assert runs.epochs_to(runs.read(folder), 0.25) is None
+  assert runs.epochs_to(runs.read(folder).train, 0.25) is None
 
 
 def test_a_table_cell_is_one_cell(copy):
@@ -397,6 +405,40 @@ def test_a_table_cell_is_one_cell(copy):
   table = page.runs_table(experiments(folder))
   assert '<!--' not in table
   assert r'a\|b' in table
+
+
+def test_how_a_run_was_scored_again_is_told(copy):
+  commands = ['main --config.seed=3 a', 'main --config.seed=3 a --mode=eval']
+  folder = copy('a/0', results={'commands': commands})
+  table = page.runs_table(experiments(folder))
+  assert '`main a`, then `main a --mode=eval`' in table
+
+
+def test_five_networks_with_a_part_left_out_are_not_table_2s(copy):
+  whole = {'model.name': 'paper', 'data.lighting': 'sqrt_eigenvalue'}
+  members = [{'config': whole} for _ in range(5)]
+  folder = copy(
+    'five/0',
+    {'data.name': 'imagenet2012:5.1.0', 'data.val_split': 'validation'},
+    {'crops': 10, 'members': members, 'top1_error': 0.4, 'top5_error': 0.2},
+  )
+  change(folder / 'config.json', ('members',), list('abcde'))
+  (answer,) = answers('Table 2', 'Five networks', folder)
+  assert answer.text.startswith('40.0% / 20.0%, paper, paper')
+  part = {**whole, 'model.ablations': ['no_lrn']}
+  change(folder / 'results.json', ('members', 4, 'config'), part)
+  assert answers('Table 2', 'Five networks', folder) == []
+
+
+def test_pictures_of_an_earlier_report_go_but_no_others(tmp_path):
+  out = tmp_path / 'out'
+  out.mkdir()
+  (out / 'curves-mine.png').write_bytes(b'mine')
+  report.main([str(DIGITS), f'--out={out}'])
+  assert (out / 'curves-mine.png').exists()
+  (out / 'curves-old.png').write_bytes(b'')
+  report.main([str(DIGITS), f'--out={out}'])
+  assert {path.name for path in out.glob('curves-*')} == {'curves-digits-0.png'}
 
 
 def test_names_and_notes_from_files_are_text_in_the_page(copy):
@@ -440,6 +482,8 @@ def test_usage_errors_write_nothing(tmp_path):
   with pytest.raises(UserError, match='no folder'):
     report.main([str(tmp_path / 'nowhere'), f'--out={tmp_path / "out"}'])
   (tmp_path / 'file').write_text('')
+  with pytest.raises(UserError, match='is a run: name another folder'):
+    report.main([str(DIGITS), f'--out={DIGITS}'])
   with pytest.raises(UserError, match='is a file'):
     report.main([str(DIGITS), f'--out={tmp_path / "file"}'])
   (tmp_path / 'README.md').write_text('nothing')

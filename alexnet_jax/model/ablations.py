@@ -41,7 +41,8 @@ def no_overlap(architecture: Architecture) -> Architecture:
 def no_groups(architecture: Architecture) -> Architecture:
   """Every kernel sees every map of the layer before, as many kernels."""
   return _each_conv(
-    architecture, lambda conv: dataclasses.replace(conv, groups=1)
+    architecture.with_ops(_across_columns),
+    lambda conv: dataclasses.replace(conv, groups=1),
   )
 
 
@@ -52,6 +53,7 @@ def one_column(architecture: Architecture) -> Architecture:
   that there are about as many parameters: most are fc6's. (The paper's
   footnote: the comparison favours this one.)
   """
+  architecture = architecture.with_ops(_across_columns)
   last = [layer for layer in architecture.layers if isinstance(layer, Conv)][-1]
   return _each_conv(
     architecture,
@@ -84,6 +86,11 @@ def ablated(architecture: Architecture, names: Sequence[str]) -> Architecture:
   for name in names:
     architecture = ABLATIONS[name](architecture)
   return architecture
+
+
+def _across_columns(op):
+  """LRN over all maps, where it was over each column's (krizhevsky2012)."""
+  return dataclasses.replace(op, groups=1) if isinstance(op, LRN) else op
 
 
 def _each_conv(architecture, change):

@@ -68,7 +68,8 @@ class AlexNet(nn.Module):
     Returns:
       `[N, 4096]` in the six networks of `ALEXNETS`, of `dtype`.
     """
-    return self._layers(images, train=False, logits=False)
+    x = self._layers(images, train=False, logits=False)
+    return x.reshape(x.shape[0], -1)
 
   @nn.compact
   def _layers(self, images, train, logits):

@@ -5,9 +5,9 @@
                  those of cuda-convnet's layers-18pct.cfg without its LRN, with
                  max pooling throughout. Its ablation 'tanh' is the dashed line.
   cifar10_local  Section 3.3's: cuda-convnet's layers-conv-local-11pct.cfg in
-                 its first version (LRN of 5 maps before both pools). Its
-                 ablation 'no_lrn' is layers-conv-local-13pct.cfg, the same
-                 network.
+                 its first version (LRN of 5 maps before both pools:
+                 dnouri/cuda-convnet at 3878e8f). Its ablation 'no_lrn' is
+                 layers-conv-local-13pct.cfg, the same network.
 
 cuda-convnet's pools round their sizes up, ours down.
 """

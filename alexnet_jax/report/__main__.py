@@ -35,9 +35,10 @@ def write(experiments: list[runs.Experiment], out: pathlib.Path) -> None:
   taken: set[str] = set()
   try:
     out.mkdir(parents=True, exist_ok=True)
-    for pattern in ('curves-*.png', 'figure[134]*.png'):
-      for path in out.glob(pattern):
-        path.unlink()
+    if (out / 'index.html').exists():
+      for pattern in ('curves-*.png', 'figure[134]*.png'):
+        for path in out.glob(pattern):
+          path.unlink()
     for experiment in experiments:
       stem = _unlike(taken, experiment.runs[0].name)
       if any(one.train or one.validation for one in experiment.runs):
@@ -71,7 +72,7 @@ def _write_text(path: pathlib.Path, text: str) -> None:
 
 
 def update_readme(experiments: list[runs.Experiment], path: str) -> None:
-  """Puts the table of finished runs between a file's two marks.
+  """Puts what was found, and the finished runs, between a file's two marks.
 
   Raises:
     UserError: it is not there, or has no marks.
@@ -85,8 +86,8 @@ def update_readme(experiments: list[runs.Experiment], path: str) -> None:
       f'{path} (--readme) has no place for the table: put <!-- results --> and '
       '<!-- end of results --> on lines of their own'
     )
-  # What was not finished is told of on the page.
-  table = page.runs_table([e for e in experiments if e.scored])
+  # What was not run or not finished is told of on the page.
+  table = page.summary(experiments)
   after = _TABLE.sub(lambda match: match[1] + table + match[2], before)
   _write_text(pathlib.Path(path), after)
 
@@ -99,7 +100,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument(
     '--readme',
     metavar='FILE.md',
-    help='put the table of runs between its <!-- results --> marks, too',
+    help='put what was found between its <!-- results --> marks, too',
   )
   flags = parser.parse_args(argv)
   out = pathlib.Path(flags.out)
@@ -109,6 +110,8 @@ def main(argv: list[str]) -> None:
     raise UserError(f'--out={out}: {error}') from error
   if is_file:
     raise UserError(f'{out} (--out) is a file')
+  if any((out / name).exists() for name in runs.FILES):
+    raise UserError(f'{out} (--out) is a run: name another folder')
   found = runs.find(flags.runs)
   experiments = runs.group(runs.read_all(found))
   write(experiments, out)

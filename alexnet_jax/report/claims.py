@@ -96,6 +96,7 @@ def scores(
   crops: int = 1,
   members: int = 1,
   data: str = 'imagenet2012',
+  split: str = 'validation',
 ) -> Callable[[Sequence[Experiment]], list[Answer]]:
   """Answers by the errors of whole networks.
 
@@ -104,19 +105,21 @@ def scores(
     crops: on which they were scored.
     members: how many were averaged.
     data: the set's name, or that of its 256 x 256 form's source.
+    split: the whole one that was scored.
   """
 
   def answers(experiments):
     found = []
     for e in experiments:
-      names = _members(e)
-      there = e.data_name.split('_256')[0] == data and e.crops == crops
+      models = _models(e)
+      names = [str(model.get('model.name')) for model in models]
       if (
         e.scored
-        and there
-        and len(names) == members
+        and (e.data_name.split('_256')[0], e.crops) == (data, crops)
+        and e.config['data.val_split'] == split
+        and len(models) == members
         and set(names) <= set(networks)
-        and (members > 1 or _is_whole(e))
+        and all(map(_is_whole, models))
       ):
         trained = f' after {epochs_of(e)} epochs' if members == 1 else ''
         text = f'{both_errors(e)}, {", ".join(names)}{trained}'
@@ -126,28 +129,29 @@ def scores(
   return answers
 
 
-def _members(experiment: Experiment) -> list[str]:
-  """Names of the networks that were scored, one or several."""
+def _models(experiment: Experiment) -> list[dict[str, Any]]:
+  """What tells networks apart: one run's config, or each member's."""
   if 'members' not in experiment.config:
-    return [str(experiment.config.get('model.name'))]
+    return [experiment.config]
   members = experiment.runs[0].results.get('members')
   if not isinstance(members, list):
     return []
-  return [str(m['architecture']) for m in members if _is_member(m)]
+  return [m['config'] for m in members if _is_member(m)]
 
 
 def _is_member(member: Any) -> bool:
-  return isinstance(member, dict) and 'architecture' in member
+  return isinstance(member, dict) and isinstance(member.get('config'), dict)
 
 
-def _is_whole(experiment: Experiment) -> bool:
+def _is_whole(config: dict[str, Any]) -> bool:
   """Whether nothing that the paper has is left out."""
-  config = experiment.config
-  is_paper = config['model.name'] in _PAPERS
   return (
-    not config['model.ablations']
+    not config.get('model.ablations')
     and config.get('model.dropout_rate') is None
-    and (not is_paper or config['data.lighting'] == 'sqrt_eigenvalue')
+    and (
+      config.get('model.name') not in _PAPERS
+      or config.get('data.lighting') == 'sqrt_eigenvalue'
+    )
   )
 
 
@@ -223,8 +227,10 @@ def difference(
         run
         for run in other.scored
         if run.seed in of_base
-        # Crops are of one training: of one checkpoint.
-        and ('crops' not in changes or _step(run) == _step(of_base[run.seed]))
+        # Crops are of one checkpoint.
+        and (
+          'crops' not in changes or _digest(run) == _digest(of_base[run.seed])
+        )
       ]
       if not common:
         continue
@@ -255,8 +261,8 @@ def difference(
   return answers
 
 
-def _step(run: Run) -> Any:
-  return run.results.get('step')
+def _digest(run: Run) -> Any:
+  return run.results.get('params_digest')
 
 
 def _signed(deltas: Sequence[float]) -> str:
@@ -294,9 +300,21 @@ class Rate:
     return self.experiment.config['optimizer.learning_rate']
 
   @property
+  def missed(self) -> list[Run]:
+    """Runs that went on for longer than the others and did not get there."""
+    longest = max(self.epochs.values(), default=0.0)
+    return [
+      run
+      for run in self.experiment.runs
+      if run.seed not in self.epochs
+      and run.train
+      and run.train[-1]['epoch'] >= longest
+    ]
+
+  @property
   def mean(self) -> float:
-    """Epochs, over seeds; infinite where a seed did not get there."""
-    if len(self.epochs) < len(self.experiment.runs):
+    """Epochs, over seeds; infinite where one did not get there."""
+    if self.missed or not self.epochs:
       return float('inf')
     return mean_and_spread(list(self.epochs.values()))[0]
 
@@ -351,7 +369,7 @@ def figure_1(experiments: Sequence[Experiment]) -> Figure1:
       epochs = {
         run.seed: reached
         for run in experiment.runs
-        if (reached := epochs_to(run, FIGURE_1_ERROR)) is not None
+        if (reached := epochs_to(run.train, FIGURE_1_ERROR)) is not None
       }
       found[units].append(Rate(experiment, epochs))
 
@@ -404,7 +422,7 @@ CLAIMS: tuple[Claim, ...] = (
     f'`{_MAIN}imagenet_krizhevsky2012.py '
     '--config.data.name=imagenet2010 --config.data.val_split=test`, and the '
     f'same with `{_TEN_CROPS}`',
-    scores(_PAPERS, crops=10, data='imagenet2010'),
+    scores(_PAPERS, crops=10, data='imagenet2010', split='test'),
   ),
   Claim(
     'The same on one central crop',
@@ -412,7 +430,7 @@ CLAIMS: tuple[Claim, ...] = (
     '39.0 / 18.3%',
     '145-2010: 39.025 / 18.295%',
     'as above',
-    scores(_PAPERS, data='imagenet2010'),
+    scores(_PAPERS, data='imagenet2010', split='test'),
   ),
   Claim(
     'One network, ILSVRC-2012 validation, ten crops',
@@ -534,7 +552,7 @@ CLAIMS: tuple[Claim, ...] = (
     'about 6 times',
     '-',
     '`python -m alexnet_jax.learning_rates '
-    '--config=configs/paper/fig1_relu.py --rates=0.001,0.002,0.004 '
+    '--config=configs/paper/fig1_relu.py --rates=0.0005,0.001,0.002,0.004 '
     '--workdir=runs/fig1_relu`, and the same of `fig1_tanh`',
     figure_1_answer,
   ),

@@ -76,13 +76,31 @@ def html(experiments: Sequence[Experiment]) -> str:
 
 def markdown(experiments: Sequence[Experiment]) -> str:
   """Claims and runs as two tables."""
+  return '\n'.join(
+    [
+      '## What the paper says, and what was found',
+      '',
+      _claims_table(_claims(experiments)),
+      '## The runs',
+      '',
+      runs_table(experiments),
+    ]
+  )
+
+
+def summary(experiments: Sequence[Experiment]) -> str:
+  """The claims that runs answer, and the runs that are finished, as tables."""
+  answered = [claim for claim in _claims(experiments) if claim['found']]
+  finished = [experiment for experiment in experiments if experiment.scored]
+  return f'{_claims_table(answered)}\n{runs_table(finished)}'
+
+
+def _claims_table(found: list[dict[str, Any]]) -> str:
   lines = [
-    '## What the paper says, and what was found',
-    '',
     "| claim | paper | its authors' notebook | ours |",
     '|---|---|---|---|',
   ]
-  for claim in _claims(experiments):
+  for claim in found:
     ours = '<br>'.join(
       f'**{_cell(answer["data"])}**: {_cell(answer["text"])} ('
       + '; '.join(
@@ -91,12 +109,11 @@ def markdown(experiments: Sequence[Experiment]) -> str:
       + ')'
       for answer in claim['found']
     )
-    ours = ours or f'not run: {claim["how"]}'
     lines.append(
       f'| {claim["what"]} ({claim["source"]}) | {claim["paper"]} | '
-      f'{claim["notebook"]} | {ours} |'
+      f'{claim["notebook"]} | {ours or "not run: " + claim["how"]} |'
     )
-  return '\n'.join([*lines, '', '## The runs', '', runs_table(experiments)])
+  return '\n'.join(lines) + '\n'
 
 
 def runs_table(experiments: Sequence[Experiment]) -> str:
@@ -138,9 +155,15 @@ def _short_command(commands: list[str]) -> str:
   """Of all seeds one, without its seed: 'seeds' has them."""
   if not commands:
     return '-'
-  words = commands[0].split(' ')
-  words = [w for w in words if not w.startswith('--config.seed=')]
-  return f'`{_cell(" ".join(words)).replace("`", "")}`'
+  # A run, and how it was scored again.
+  scored = [c for c in commands if '--mode=eval' in c]
+  told = dict.fromkeys([commands[0], *scored[:1]])
+  return ', then '.join(f'`{_seedless(command)}`' for command in told)
+
+
+def _seedless(command: str) -> str:
+  words = [w for w in command.split(' ') if not w.startswith('--config.seed=')]
+  return _cell(' '.join(words)).replace('`', '')
 
 
 def _cell(content: Any) -> str:
@@ -336,6 +359,17 @@ def pictures(run: Run) -> dict[str, bytes]:
   return found
 
 
+def _drawn_by(run: Run) -> str:
+  """By which command, at which step and by which draw Figure 4 was made."""
+  try:
+    content = json.loads((run.path / 'figures.json').read_text())
+    return reading.text(
+      f'step {content["step"]}, draw {content["seed"]}, {content["command"]}'
+    )
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    return 'no figures.json tells by which command'
+
+
 FIGURE_4 = {
   'figure4_labels': 'the five likeliest labels',
   'figure4_neighbors': 'the nearest training pictures',
@@ -344,12 +378,12 @@ _PNG = b'\x89PNG\r\n\x1a\n'
 _PNG_END = b'IEND\xaeB`\x82'
 
 
-def of_experiment(experiment: Experiment) -> dict[str, tuple[str, bytes]]:
+def of_experiment(experiment: Experiment) -> dict[str, tuple[Run, bytes]]:
   """Of each figure the first run that has it, and the picture."""
-  found: dict[str, tuple[str, bytes]] = {}
+  found: dict[str, tuple[Run, bytes]] = {}
   for run in experiment.runs:
     for name, content in pictures(run).items():
-      found.setdefault(name, (run.name, content))
+      found.setdefault(name, (run, content))
   return found
 
 
@@ -368,8 +402,9 @@ def _figures(
             'data': f'data:image/png;base64,{data}',
             'width': width,
             'height': height,
-            'name': run,
+            'name': run.name,
             'what': FIGURE_4.get(name, ''),
+            'drawn_by': _drawn_by(run) if name in FIGURE_4 else '',
           }
         )
   return shown

@@ -32,7 +32,6 @@ _NOT_COMPARED = (
   'eval.batch_size',
   # What results.json says counts.
   'eval.crops',
-  'eval.every_epochs',
   'eval.step',
   'eval.train_split',
   'guards.',
@@ -131,24 +130,29 @@ def find(names: Sequence[str]) -> list[pathlib.Path]:
     path = pathlib.Path(name)
     try:
       is_folder = path.is_dir()
-      below = _below(path) if is_folder else []
     except OSError as error:
       raise UserError(f'cannot look into {name!r} (RUN): {error}') from error
     if not is_folder:
       raise UserError(
         f'no folder {name!r} (RUN): a workdir, or a folder of such, needed'
       )
-    for folder in below or [path]:
+    for folder in _below(path, set()) or [path]:
       found.setdefault(folder.resolve(), folder)
   return list(found.values())
 
 
-def _below(path: pathlib.Path) -> list[pathlib.Path]:
+def _below(path: pathlib.Path, seen: set[pathlib.Path]) -> list[pathlib.Path]:
   """A folder if it is a run (it holds no others), or those below it."""
-  if any((path / name).exists() for name in FILES):
-    return [path]
-  folders = sorted(one for one in path.iterdir() if one.is_dir())
-  return [run for folder in folders for run in _below(folder)]
+  if path.resolve() in seen:  # Links may lead round in a circle.
+    return []
+  seen.add(path.resolve())
+  try:
+    if any((path / name).exists() for name in FILES):
+      return [path]
+    folders = sorted(one for one in path.iterdir() if one.is_dir())
+  except OSError:
+    return [path]  # What cannot be read is told in its row.
+  return [run for folder in folders for run in _below(folder, seen)]
 
 
 def read(path: pathlib.Path) -> Run:
@@ -337,14 +341,18 @@ def drops(run: Run) -> list[tuple[float, float]]:
   return found
 
 
-def epochs_to(run: Run, error: float) -> float | None:
+def epochs_to(train: reading.Lines, error: float) -> float | None:
   """Epochs until the logged training error was at most `error`.
 
   A line over few steps, as the last may be, says too little to count.
+
+  Args:
+    train: training lines of metrics.jsonl.
+    error: a fraction.
   """
   before = 0.0
-  for line in run.train:
+  for line in train:
     steps, before = line['step'] - before, line['step']
-    if line['top1_error'] <= error and 2 * steps >= run.train[0]['step']:
+    if line['top1_error'] <= error and 2 * steps >= train[0]['step']:
       return line['epoch'] or None
   return None
