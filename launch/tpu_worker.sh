@@ -76,13 +76,15 @@ run() {
   elif [[ "$(cat runs/launch.id 2> /dev/null)" != "$id" ]]; then
     rm -f runs/launch.status
     echo "$id" > runs/launch.id
+    # Before the run: `tail` may be there first.
+    : > runs/launch.log
     # The trap keeps the shell until the command, which the machine's shutdown
     # signals too, has saved; the command does not inherit it.
     # shellcheck disable=SC2016
     setsid nohup bash -c 'trap : TERM
       "$@"
       echo $? > runs/launch.status' bash "${command[@]}" \
-      > runs/launch.log 2>&1 < /dev/null &
+      >> runs/launch.log 2>&1 < /dev/null &
     echo $! > runs/launch.pid
   fi
   tail -n 200 -f --pid="$(cat runs/launch.pid)" runs/launch.log
