@@ -7,7 +7,8 @@ DATA is one of
   imagenet    configs/imagenet.py, the paper's own setting
   imagenette  configs/imagenette.py for five epochs, the last at a tenth of the
               rate: two CPU cores, about 25 minutes
-  cifar10     Caffe's AlexNet on CIFAR-10 enlarged to 72x72, crops of 67
+  cifar10     Caffe's AlexNet on CIFAR-10 enlarged to 72x72, crops of 67: about
+              an hour on one CPU core
   digits      configs/digits.py with PCA lighting: two CPU cores, two minutes
 
 After the last step the training split is scored too, without dropout: an error
