@@ -54,8 +54,8 @@ def score(
     dataset: a prepared set.
     split: the split to score.
     preprocessing: as training left it.
-    batch_size: global; any number, it is rounded up to a multiple of the
-      devices and the last batch is filled with blanks that count nothing.
+    batch_size: global, in views; any number: see `num_pictures`. The last
+      batch is filled with blanks that count nothing.
     crops: 1 or 10.
     finish: 'host' or 'device'; see `input_pipeline.train_batches`.
     blocks: see there.
@@ -86,21 +86,36 @@ def device_batches(
   preprocessing: preprocess.Preprocessing,
   *,
   batch_size: int,
+  crops: int,
   **arguments: Any,
 ) -> Iterator[steps.Batch]:
   """`input_pipeline.eval_batches` on this process's devices; see `score`."""
-  batch_size = min(batch_size, dataset.num_examples(split))
-  batch_size += -batch_size % jax.device_count()
+  batch_size = min(batch_size, crops * dataset.num_examples(split))
   batches = input_pipeline.eval_batches(
     dataset,
     split,
     preprocessing,
-    batch_size=batch_size,
+    batch_size=num_pictures(batch_size, crops, jax.device_count()),
+    crops=crops,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     **arguments,
   )
   return input_pipeline.to_devices(batches, jax.local_devices())
+
+
+def num_pictures(batch_size: int, crops: int, num_devices: int) -> int:
+  """Pictures in a batch of so many views: ten crops take no more memory.
+
+  Args:
+    batch_size: global, in views.
+    crops: of each picture.
+    num_devices: of all processes.
+
+  Returns:
+    A multiple of the devices, at least one on each.
+  """
+  return -(-max(batch_size // crops, 1) // num_devices) * num_devices
 
 
 def total(

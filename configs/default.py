@@ -121,7 +121,7 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.exponential_steps = 4
 
   config.eval = ml_collections.ConfigDict()
-  # Global; any number (the last batch is filled up).
+  # Global, in views; any number (the last batch is filled up).
   config.eval.batch_size = 256
   # 1: the centre. 10: four corners and centre, and their mirror images.
   config.eval.crops = 1

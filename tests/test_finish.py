@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from test_data import RANDOM, open_dataset
 
+from alexnet_jax import evaluate
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.learning.finish import finisher
 from alexnet_jax.model.architectures import Conv
@@ -126,3 +127,25 @@ def test_what_the_host_finishes_is_of_the_networks_dtype(tiny):
   assert narrow.nbytes == wide.nbytes // 2
   # As the network itself would round it.
   np.testing.assert_array_equal(wide.astype(jnp.bfloat16), narrow)
+
+
+@pytest.mark.parametrize('crops', [1, 10])
+def test_ten_crops_fill_no_larger_batch(tiny, crops):
+  batches = list(
+    evaluate.device_batches(
+      tiny, 'validation', RANDOM, batch_size=20, crops=crops
+    )
+  )
+  for batch in batches:
+    assert batch['image'].shape[2] == crops
+    views = np.prod(batch['image'].shape[:3])
+    assert views < 20 + crops * jax.device_count()
+  assert sum(np.sum(batch['mask']) for batch in batches) == 19
+
+
+@pytest.mark.parametrize(
+  ('batch_size', 'crops', 'devices', 'found'),
+  [(256, 1, 3, 258), (256, 10, 1, 25), (256, 10, 4, 28), (7, 10, 8, 8)],
+)
+def test_pictures_of_a_batch(batch_size, crops, devices, found):
+  assert evaluate.num_pictures(batch_size, crops, devices) == found

@@ -30,6 +30,7 @@ from ml_collections import config_flags
 from alexnet_jax import command
 from alexnet_jax import config as config_lib
 from alexnet_jax.errors import UserError
+from alexnet_jax.evaluate import num_pictures
 from alexnet_jax.preflight import checks as checks_lib
 from alexnet_jax.preflight import compilation, report, topologies
 from alexnet_jax.preflight.topologies import GIB, Topology
@@ -122,17 +123,26 @@ def _check_run(config, topology, checks, result) -> None:
   if not checks.rows[-1].ok:
     return
   n = len(topology.devices)
-  eval_size = config.eval.batch_size + -config.eval.batch_size % n
+  crops = config.eval.crops
+  eval_size = num_pictures(config.eval.batch_size, crops, n)
+  eval_field = 'eval.batch_size'
+  if crops > 1:
+    eval_field += f', which counts {crops} views of each'
   train = None
   with checks.failing('training step'):
     train = _compiled(
-      'training', steps.train, config.batch_size, topology, checks
+      'training',
+      steps.train,
+      config.batch_size,
+      'batch_size',
+      topology,
+      checks,
     )
     result |= report.facts(train, topology)
     result |= {'network': config.model.name, 'dtype': config.model.dtype}
   with checks.failing('evaluation step'):
     evaluation = _compiled(
-      'evaluation', steps.evaluate, eval_size, topology, checks
+      'evaluation', steps.evaluate, eval_size, eval_field, topology, checks
     )
     result['eval'] = report.facts(evaluation, topology)
   if _COMPILE_ONLY.value:
@@ -151,7 +161,7 @@ def _check_run(config, topology, checks, result) -> None:
       result['input'] = report.verdict(rate, result, topology, dataset)
 
 
-def _compiled(what, compile_at, batch_size, topology, checks):
+def _compiled(what, compile_at, batch_size, field, topology, checks):
   """A step, and a row that says whether it fits."""
   _say(f'compiling the {what} step for {topology.name} ...')
   step = compile_at(batch_size)
@@ -169,7 +179,6 @@ def _compiled(what, compile_at, batch_size, topology, checks):
   fits, fits_not = 0, step.batch_size
   if topology.memory_bytes:
     fits, fits_not = compilation.largest_that_fits(compile_at, step, topology)
-  field = 'batch_size' if what == 'training' else 'eval.batch_size'
   largest = (
     f'{fits} fits, {fits_not} does not' if fits else 'no batch was found to fit'
   )
