@@ -21,6 +21,7 @@ import turns
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.model import architectures as layers
+from alexnet_jax.model.ablations import ablated
 from configs import default
 
 # How many times the images/s of each in a training step.
@@ -33,9 +34,11 @@ TARGETS = {
 PRODUCT = 4096
 
 
-def ours(name: str, batch_size: int, train: bool) -> turns.Once:
+def ours(
+  name: str, batch_size: int, train: bool, ablations: tuple[str, ...] = ()
+) -> turns.Once:
   """This project's network, in the step that the training loop runs."""
-  architecture = ARCHITECTURES[name]
+  architecture = ablated(ARCHITECTURES[name], ablations)
   model = AlexNet(architecture)
   if not train:
     return peers.flax_inference(model, architecture, batch_size)

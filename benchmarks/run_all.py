@@ -19,6 +19,7 @@ BENCHMARKS = (
   'cpu_step',
   'conv',
   'lrn',
+  'ablations',
   'train_overhead',
   'startup',
   'tpu_step',
@@ -64,9 +65,9 @@ def part(name: str, arguments: list[str]) -> str:
     '|---|---|---|',
     *rows,
     '',
-    'Targets met.' if result['met'] else 'Missed: ' + ', '.join(
-      f'`{key}`' for key in result['missed']
-    ) + '.',
+    'Without targets.' if not result['targets']
+    else 'Targets met.' if result['met']
+    else 'Missed: ' + ', '.join(f'`{key}`' for key in result['missed']) + '.',
   ])  # fmt: skip
 
 
