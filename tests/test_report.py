@@ -9,7 +9,8 @@ import pytest
 
 from alexnet_jax.errors import UserError
 from alexnet_jax.report import __main__ as report
-from alexnet_jax.report import claims, page, runs
+from alexnet_jax.report import answers as answering
+from alexnet_jax.report import claims, figure1, page, runs
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / 'results'
@@ -112,7 +113,7 @@ def test_seeds_are_averaged_with_their_spread(copy):
   (experiment,) = experiments(*folders)
   assert [run.seed for run in experiment.runs] == [0, 1, 2]
   # Mean 3%, deviations -2, -1 and 3: sqrt(14 / 2) = 2.6.
-  assert claims.both_errors(experiment).startswith('3.0 ± 2.6% / ')
+  assert answering.both_errors(experiment).startswith('3.0 ± 2.6% / ')
   html = page.html([experiment])
   assert '3.0 ± 2.6%' in html
   assert 'seeds 0, 1, 2' in html
@@ -200,9 +201,9 @@ def test_figure_1_compares_the_fastest_rates(tmp_path, copy):
     ]
     (folder / 'metrics.jsonl').write_text('\n'.join(lines))
   everything = experiments(folder.parent.parent)
-  figure = claims.figure_1(everything)
+  figure = figure1.figure_1(everything)
   assert figure.ratio == (4.5, None)
-  (answer,) = claims.figure_1_answer(everything)
+  (answer,) = figure1.answer(everything)
   assert answer.text == (
     '4.5 times: 9.0 epochs at rate 0.1 against 2.0 at 0.1; ReLU was not tried '
     'on both sides of its rate; tanh was not tried on both sides of its rate'
@@ -379,7 +380,7 @@ def test_a_rate_that_a_seed_did_not_get_by_is_not_the_fastest(copy):
         for n in range(1, 10)
       )
     )  # fmt: skip
-  rates = claims.figure_1(experiments(*folders)).relu
+  rates = figure1.figure_1(experiments(*folders)).relu
   assert [one.rate for one in rates] == [0.1, 0.2]
   html = page.html(experiments(*folders))
   assert '2.00 (seed 0); not within 9.00 epochs (seed 1)' in html

@@ -18,7 +18,7 @@ import sys
 
 from alexnet_jax.command import Parser, printable, run, write_aside
 from alexnet_jax.errors import StorageError, UserError
-from alexnet_jax.report import charts, claims, page, reading, runs
+from alexnet_jax.report import charts, figure1, page, reading, runs
 
 # Of the letters of a run's name in that of a file.
 _LONGEST = 80
@@ -47,7 +47,7 @@ def write(experiments: list[runs.Experiment], out: pathlib.Path) -> None:
         charts.png(charts.curves(experiment), (2 * width, height), path)
       for name, (_, picture) in page.of_experiment(experiment).items():
         (out / f'{name}-{stem}.png').write_bytes(picture)
-    figure = claims.figure_1(experiments)
+    figure = figure1.figure_1(experiments)
     if figure.relu or figure.tanh:
       path = out / 'figure1.png'
       charts.png(charts.figure_1(figure), charts.FIGURE_1_SIZE, path)

@@ -12,7 +12,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from alexnet_jax.report.claims import FIGURE_1_ERROR, Figure1
+from alexnet_jax.report import figure1
+from alexnet_jax.report.figure1 import Figure1
 from alexnet_jax.report.runs import Experiment, curve, drops
 
 # Okabe and Ito's colours: colour-blind readers can tell them apart. The page
@@ -194,8 +195,8 @@ def figure_1(figure_1: Figure1) -> Draw:
                 label=label)  # fmt: skip
           label = None
         for reached in fastest.epochs.values():
-          axes.plot([reached], [100 * FIGURE_1_ERROR], 'o', color=color)
-    axes.axhline(100 * FIGURE_1_ERROR, color='gray', lw=0.8, ls=':')
+          axes.plot([reached], [100 * figure1.ERROR], 'o', color=color)
+    axes.axhline(100 * figure1.ERROR, color='gray', lw=0.8, ls=':')
     axes.set(xlabel='epoch', ylabel='training error (%)')
     axes.set_ylim(0, 75)
     axes.set_xlim(left=0)

@@ -15,7 +15,7 @@ import markupsafe
 
 import alexnet_jax
 from alexnet_jax.data import imagenet
-from alexnet_jax.report import charts, claims, reading
+from alexnet_jax.report import answers, charts, claims, figure1, reading
 from alexnet_jax.report.runs import Experiment, Run, drops, mean_and_spread
 
 SECTIONS = (
@@ -38,8 +38,8 @@ def html(experiments: Sequence[Experiment]) -> str:
   )
   environment.filters['ticks'] = _ticks
   template = importlib.resources.files(__package__) / 'page.html'
-  figure = claims.figure_1(experiments)
-  answer = claims.figure_1_answer(experiments)
+  figure = figure1.figure_1(experiments)
+  answer = figure1.answer(experiments)
   runs = [run for experiment in experiments for run in experiment.runs]
   return environment.from_string(template.read_text()).render(
     version=alexnet_jax.__version__,
@@ -233,8 +233,8 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
     'seeds': 'of ' + ', '.join(experiment.config['members'])
     if 'members' in experiment.config
     else _seeds([run.seed for run in experiment.scored or experiment.runs]),
-    'errors': claims.both_errors(experiment) if experiment.scored else '',
-    'training_error': claims.percent(training) if training else '',
+    'errors': answers.both_errors(experiment) if experiment.scored else '',
+    'training_error': answers.percent(training) if training else '',
     'speed': f'{mean_and_spread(speeds)[0]:,.0f}' if speeds else '',
     'time': _duration(mean_and_spread(times)[0]) if times else '',
     'problems': [
@@ -271,7 +271,7 @@ def _trained(experiment: Experiment) -> str:
   """Epochs, and at which of them it was scored if not at the last."""
   if not any(run.train for run in experiment.runs):
     return ''
-  told = claims.epochs_of(experiment)
+  told = answers.epochs_of(experiment)
   at = {
     run.results['epoch']
     for run in experiment.scored
@@ -327,7 +327,7 @@ def _run(run: Run) -> dict[str, Any]:
   }
 
 
-def _epochs(rate: claims.Rate) -> str:
+def _epochs(rate: figure1.Rate) -> str:
   runs = rate.experiment.runs
   told = []
   if rate.epochs:
