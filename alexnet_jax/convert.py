@@ -23,18 +23,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from alexnet_jax import caffe_model, checkpoint, pretrained
-from alexnet_jax import config as config_lib
-from alexnet_jax.command import Parser, run, write_aside
-from alexnet_jax.data import imagenet, preprocess
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax import pretrained
+from alexnet_jax.cli.command import Parser, run
+from alexnet_jax.cli.errors import StorageError, UserError
+from alexnet_jax.cli.files import absolute, write_file, write_text
+from alexnet_jax.data import imagenet
+from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.model import ALEXNETS, Architecture
-from alexnet_jax.model.layouts import (
+from alexnet_jax.pretrained import caffe_model
+from alexnet_jax.pretrained.layouts import (
   Params,
   from_params,
   source_shapes,
   to_params,
 )
+from alexnet_jax.runs import checkpoint
 
 # torchvision/models/alexnet.py.
 _TORCHVISION_NAMES = {
@@ -254,7 +257,7 @@ def to_workdir(
       'model': {'name': name, 'num_classes': num_classes},
       'converted_from': pathlib.Path(source).name,
     },
-    preprocess.Preprocessing(**preprocessing),
+    Preprocessing(**preprocessing),
   )
   print(
     f'{name}, {num_classes} classes, params_digest '
@@ -330,10 +333,8 @@ def _write_workdir(dest, params, config, preprocessing) -> None:
       aside.rmtree()
     aside.mkdir(parents=True)
     checkpoint.save_params(aside, params)
-    config_lib.write_whole(aside / 'config.json', json.dumps(config, indent=2))
-    config_lib.write_whole(
-      aside / 'preprocessing.json', preprocessing.to_json()
-    )
+    write_text(aside / 'config.json', json.dumps(config, indent=2))
+    write_text(aside / 'preprocessing.json', preprocessing.to_json())
     if dest.exists():
       dest.rmdir()
     aside.rename(dest)
@@ -382,9 +383,9 @@ def to_torchvision(source: epath.Path, dest: str, step: str) -> Params:
   }
   if pathlib.Path(dest).suffix == '.safetensors':
     encoded = _import('safetensors.torch').save(state)
-    write_aside(dest, lambda file: file.write(encoded))
+    write_file(dest, lambda file: file.write(encoded))
   else:
-    write_aside(dest, lambda file: torch.save(state, file))
+    write_file(dest, lambda file: torch.save(state, file))
   print(
     f'step {network.step}, params_digest {checkpoint.params_digest(params)}\n'
     f'converted: {dest}'
@@ -411,7 +412,7 @@ def main(argv: list[str]) -> None:
     '--step', default='best', help='of a workdir: best, latest or a number'
   )
   flags = parser.parse_args(argv)
-  source = config_lib.absolute(flags.source)
+  source = absolute(flags.source)
   if not source.exists():
     raise UserError(f'no file or folder {flags.source!r} (SOURCE)')
   if source.is_dir():
@@ -421,7 +422,7 @@ def main(argv: list[str]) -> None:
   elif source.suffix in (*_TORCH_SUFFIXES, '.tar', '.caffemodel'):
     to_workdir(
       str(source),
-      config_lib.absolute(flags.dest),
+      absolute(flags.dest),
       flags.architecture,
       flags.mean,
     )

@@ -29,8 +29,9 @@ import jax.export
 import jax.numpy as jnp
 
 from alexnet_jax import pretrained
-from alexnet_jax.command import Parser, run, write_aside
-from alexnet_jax.errors import UserError
+from alexnet_jax.cli.command import Parser, run
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.files import write_file
 
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -108,7 +109,7 @@ def main(argv: list[str]) -> None:
     raise UserError(f'no folder for {flags.file}')
   network = pretrained.load(flags.workdir, flags.step)
   exported = _FORMATS[path.suffix](network)
-  write_aside(flags.file, lambda file: file.write(exported))
+  write_file(flags.file, lambda file: file.write(exported))
   size = network.preprocessing.crop_size
   print(
     f'{network.model.architecture.name}, step {network.step}: float32 '

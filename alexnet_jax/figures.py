@@ -27,12 +27,18 @@ import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax import command, evaluate, plots, predict, pretrained, writer
-from alexnet_jax import config as config_lib
-from alexnet_jax.command import Parser, run, write_aside
+from alexnet_jax import pretrained
+from alexnet_jax.cli import command
+from alexnet_jax.cli.command import Parser, run
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.files import absolute, write_file
+from alexnet_jax.config.saved import read_config
 from alexnet_jax.data import decoding, imagenet, input_pipeline
 from alexnet_jax.data.dataset import Dataset, open_dataset
-from alexnet_jax.errors import UserError
+from alexnet_jax.data.prepare import check_dataset
+from alexnet_jax.plots import figure4
+from alexnet_jax.plots.kernels import kernel_grid
+from alexnet_jax.pretrained import inference
 
 
 def answers(
@@ -53,7 +59,7 @@ def answers(
     For each batch probabilities, float32 `[n, num_classes]`, features, float32
     `[n, 4096]`, and labels, int32 `[n]`.
   """
-  step = jax.jit(functools.partial(predict.probabilities_and_features,
+  step = jax.jit(functools.partial(inference.probabilities_and_features,
                                    network.model))  # fmt: skip
   params = jax.device_put(network.params)
   for batch in input_pipeline.eval_batches(
@@ -154,7 +160,7 @@ def make(
   first_layer = network.params['conv1']['kernel']
   _write(
     out / 'figure3.png',
-    tf.io.encode_png(writer.kernel_grid(np.asarray(first_layer))).numpy(),
+    tf.io.encode_png(kernel_grid(np.asarray(first_layer))).numpy(),
   )
   drawn = np.random.default_rng(seed).choice(
     number, pictures + queries, replace=False
@@ -179,11 +185,11 @@ def make(
     {
       'key': shown[i]['key'],
       'truth': name(shown[i]['label']),
-      'classes': predict.likeliest(row, tuple(dataset.class_names)),
+      'classes': inference.likeliest(row, tuple(dataset.class_names)),
     }
     for i, row in zip(drawn[:pictures], probabilities, strict=False)
   ]
-  plots.plot_labels(
+  figure4.plot_labels(
     [shown[i]['picture'] for i in drawn[:pictures]],
     [entry['classes'] for entry in labelled],
     str(out / 'figure4_labels.png'),
@@ -208,7 +214,7 @@ def make(
       drawn[pictures:], where, distances, strict=True
     )
   ]
-  plots.plot_neighbors(
+  figure4.plot_neighbors(
     [shown[i]['picture'] for i in drawn[pictures:]],
     [[near[j]['picture'] for j in row] for row in where],
     [
@@ -251,7 +257,7 @@ def _of(drawn, network, dataset, split):
 
 
 def _write(path: epath.Path, content: bytes) -> None:
-  write_aside(str(path), lambda file: file.write(content))
+  write_file(str(path), lambda file: file.write(content))
 
 
 def main(argv: list[str]) -> None:
@@ -282,11 +288,11 @@ def main(argv: list[str]) -> None:
   if flags.seed < 0:
     raise UserError(f'--seed={flags.seed}: at least 0 needed')
   network = pretrained.load(flags.workdir, flags.step)
-  folder = config_lib.absolute(flags.workdir)
-  out = config_lib.absolute(flags.out) if flags.out else folder
+  folder = absolute(flags.workdir)
+  out = absolute(flags.out) if flags.out else folder
   if not out.is_dir() or '://' in str(out):
     raise UserError(f'{out} (--out) is no folder of this machine')
-  data = (config_lib.read_config(folder) or {}).get('data', {})
+  data = (read_config(folder) or {}).get('data', {})
 
   def of_run(value: str | None, field: str) -> str:
     value = value or data.get(field)
@@ -300,7 +306,7 @@ def main(argv: list[str]) -> None:
   dataset = open_dataset(
     of_run(flags.data, 'name'), flags.data_dir or data.get('data_dir')
   )
-  evaluate.check_dataset(
+  check_dataset(
     network.model.num_classes, folder, network.preprocessing, dataset
   )
   dataset.check_resize(network.preprocessing.resize)

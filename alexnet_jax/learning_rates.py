@@ -21,8 +21,8 @@ import subprocess
 import sys
 import time
 
-from alexnet_jax.command import Parser, run
-from alexnet_jax.errors import UserError
+from alexnet_jax.cli.command import Parser, run
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.report import reading
 from alexnet_jax.report.runs import epochs_to
 

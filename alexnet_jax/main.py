@@ -13,9 +13,12 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet_jax import command, config_values, processes
-from alexnet_jax import config as config_lib
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.cli import command
+from alexnet_jax.cli.errors import StorageError, UserError
+from alexnet_jax.cli.files import absolute
+from alexnet_jax.config.loading import parse_flags
+from alexnet_jax.config.values import validate
+from alexnet_jax.runs import processes
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, such as configs/imagenet.py.'
@@ -72,7 +75,7 @@ def main(argv: list[str]) -> None:
       '--mode=eval --workdir=DIR,DIR'
     )
   config = _CONFIG.value
-  config_values.validate(config, _MODE.value)
+  validate(config, _MODE.value)
   place = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
   if _DISTRIBUTED.value:
     processes.join(*place)
@@ -81,7 +84,7 @@ def main(argv: list[str]) -> None:
       '--coordinator_address, --num_processes and --process_id are of one of '
       'several processes: add --distributed'
     )
-  workdirs = [config_lib.absolute(name) for name in names]
+  workdirs = [absolute(name) for name in names]
   for workdir in workdirs:
     try:
       is_file = workdir.exists() and not workdir.is_dir()
@@ -92,7 +95,7 @@ def main(argv: list[str]) -> None:
     if is_file:
       raise UserError(f'{workdir} is a file (--workdir)')
   if config.compilation_cache:
-    cache = config_lib.absolute(config.compilation_cache)
+    cache = absolute(config.compilation_cache)
     jax.config.update('jax_compilation_cache_dir', str(cache))
   # Imported late: they bring TensorFlow and Orbax, which take seconds, and a
   # mistyped command should not wait for them.
@@ -106,15 +109,15 @@ def main(argv: list[str]) -> None:
 
       evaluate(config, workdirs[0])
     else:
-      from alexnet_jax.ensemble import evaluate_ensemble
+      from alexnet_jax.evaluate import evaluate_ensemble
 
-      out = config_lib.absolute(_OUT.value or f'runs/{stem}_ensemble')
+      out = absolute(_OUT.value or f'runs/{stem}_ensemble')
       evaluate_ensemble(config, names, out)
 
 
 def run() -> None:
   """`main` with its flags parsed."""
-  app.run(main, flags_parser=config_lib.parse_flags)
+  app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == '__main__':

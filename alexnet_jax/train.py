@@ -11,32 +11,34 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax import (
-  checkpoint,
-  config_values,
-  evaluate,
-  guards,
-  pretrained,
-  processes,
-  profiles,
-  signals,
-  workdirs,
-  writer,
-)
-from alexnet_jax import config as config_lib
+from alexnet_jax.cli.errors import Interrupted, TrainingStopped
+from alexnet_jax.cli.terminal import duration, say, warn
+from alexnet_jax.config.loading import Config
+from alexnet_jax.config.saved import check_workdir, num_train_steps
+from alexnet_jax.config.values import check_batch
 from alexnet_jax.data import input_pipeline
-from alexnet_jax.errors import Interrupted, TrainingStopped
 from alexnet_jax.learning import health, metrics, optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
-from alexnet_jax.start import (
-  check_data,
-  init_from,
-  prepare_workdir,
-  training_set,
+from alexnet_jax.model.build import abstract_params, build_model
+from alexnet_jax.model.summary import parameter_table
+from alexnet_jax.pretrained.fine_tuning import init_from
+from alexnet_jax.runs import (
+  checkpoint,
+  guards,
+  processes,
+  profiles,
+  scoring,
+  signals,
+  workdirs,
 )
+from alexnet_jax.runs.banner import banner
+from alexnet_jax.runs.chronometer import Chronometer
+from alexnet_jax.runs.results import say_results, training_errors, write_results
+from alexnet_jax.runs.setup import check_data, prepare_workdir, training_set
+from alexnet_jax.runs.writer import Writer
 
 
-def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
+def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
   """Trains from the latest checkpoint of a workdir, or from scratch.
 
   Args:
@@ -56,16 +58,16 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   # ---- What is asked, and whether it goes. Nothing is written yet. ----------
   dataset = training_set(config, workdir)
   steps_per_epoch = check_data(config, dataset)
-  config_values.check_batch(config.batch_size, jax.device_count())
+  check_batch(config.batch_size, jax.device_count())
   profile = profiles.Profile(config.profile, workdir)
   workdirs.check_files(workdir)
-  config_lib.check_workdir(config, workdir, steps_per_epoch)
-  total_steps = config_lib.num_train_steps(config, steps_per_epoch)
-  model = pretrained.build_model(config.model)
+  check_workdir(config, workdir, steps_per_epoch)
+  total_steps = num_train_steps(config, steps_per_epoch)
+  model = build_model(config.model)
   lengths = steps_per_epoch, total_steps
   num_classes = dataset.num_classes, config.model.num_classes
   guards.check_before(
-    config, pretrained.abstract_params(model, config.data.crop_size), *lengths
+    config, abstract_params(model, config.data.crop_size), *lengths
   )
   tx = optimizer.paper_sgd(
     config.optimizer.momentum, config.optimizer.rate_in_velocity
@@ -74,7 +76,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   schedule = optimizer.learning_rate_schedule(config.optimizer, *lengths)
 
   per_device = config.batch_size // jax.device_count()
-  writer.banner(
+  banner(
     workdir=workdir,
     data=f'{dataset.full_name}, {dataset.num_examples(config.data.train_split)}'
     f' to train, {dataset.num_examples(config.data.val_split)} to validate',
@@ -86,8 +88,8 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
   state = steps.create_train_state(
     model, tx, plateau, config.data.crop_size, config.seed
   )
-  for line in writer.parameter_table(model.architecture, state.params):
-    writer.say(line)
+  for line in parameter_table(model.architecture, state.params):
+    say(line)
 
   with (
     _sole_run(config, workdir, steps_per_epoch) as saved_step,
@@ -104,7 +106,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     step = saved_step or 0
     if step:
       state = checkpoints.restore(step, state)
-      writer.say(
+      say(
         f'going on from the checkpoint of step {step}'
         if step < total_steps
         else f'nothing to train: step {step} of {total_steps} is done'
@@ -119,8 +121,8 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
       'finish': finisher(preprocessing, blocks=blocks),
     }
     p_train_step = steps.p_train_step(**step_arguments)
-    log = writer.Writer(workdir, step)
-    chronometer = writer.Chronometer(step, total_steps, config.batch_size)
+    log = Writer(workdir, step)
+    chronometer = Chronometer(step, total_steps, config.batch_size)
     scores: dict[str, Any] = {}
     stall_told = False
     stack.callback(lambda: profile.end(step))
@@ -134,7 +136,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
         raise Interrupted(where, number)
 
     score = functools.partial(
-      evaluate.score,
+      scoring.score,
       steps.p_eval_step(
         model, finisher(preprocessing, config.eval.crops, blocks)
       ),
@@ -161,7 +163,7 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
           numbers = {k: v for k, v in scores.items() if k != 'most_confused'}
           log.scalars('validation', step, step / steps_per_epoch, numbers)
           log.conv1_kernels(step, np.asarray(state.params['conv1']['kernel']))
-          writer.say(
+          say(
             f'epoch {step / steps_per_epoch:7.2f}  validation: error '
             f'{scores["top1_error"]:.2%}, top-5 {scores["top5_error"]:.2%}, '
             f'loss {scores["loss"]:.4f} on {scores["num_examples"]} images'
@@ -206,10 +208,10 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
       for batch in bar:
         profile.before_step(step)
         if not chronometer.compiled:
-          writer.say('compiling the training step ...')
+          say('compiling the training step ...')
           state = jax.block_until_ready(p_train_step(state, batch))
           seconds = chronometer.first_step_done(step + 1)
-          writer.say(f'compiled, and the first step done, in {seconds:.1f} s')
+          say(f'compiled, and the first step done, in {seconds:.1f} s')
         else:
           state = p_train_step(state, batch)
         step += 1
@@ -225,13 +227,13 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
           log.scalars(
             'train', step, step / steps_per_epoch, {**values, **speed}
           )
-          writer.say(
+          say(
             f'epoch {step / steps_per_epoch:7.2f}  step {step:>6}/{total_steps}'
             f'  loss {values["loss"]:7.4f}  error {values["top1_error"]:6.2%}'
             f'  lr {values["learning_rate"]:.3g}'
             f'  {speed["images_per_second"]:,.1f} images/s'
             f'  data wait {speed["data_wait"]:.0%}'
-            f'  ETA {writer.duration(chronometer.eta(step))}'
+            f'  ETA {duration(chronometer.eta(step))}'
           )
           # Not at a last step in between: a run that is made longer later logs
           # what a run of that length logs.
@@ -276,8 +278,8 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
     log.close()
     if config.eval.train_split:
       of_train = score(state.params, split=config.data.train_split)
-      scores |= evaluate.training_errors(of_train)
-    results = evaluate.write_results(
+      scores |= training_errors(of_train)
+    results = write_results(
       workdir,
       config,
       scores,
@@ -289,13 +291,13 @@ def train(config: config_lib.Config, workdir: epath.Path) -> dict[str, Any]:
       num_left_out=len(dataset.left_out.get(config.data.val_split, ())),
       params_digest=checkpoint.params_digest(jax.device_get(state.params)),
     )
-  evaluate.say_results(workdir, results)
+  say_results(workdir, results)
   return results
 
 
 @contextlib.contextmanager
 def _sole_run(
-  config: config_lib.Config, workdir: epath.Path, steps_per_epoch: int
+  config: Config, workdir: epath.Path, steps_per_epoch: int
 ) -> Iterator[int | None]:
   """Holds the workdir for this run; the step to go on from, None at first."""
   with contextlib.ExitStack() as stack:
@@ -303,7 +305,7 @@ def _sole_run(
     def take() -> int:
       stack.enter_context(workdirs.sole_run(workdir))
       # Another run may have begun there since it was checked.
-      config_lib.check_workdir(config, workdir, steps_per_epoch)
+      check_workdir(config, workdir, steps_per_epoch)
       step = checkpoint.settle(workdir)
       return -1 if step is None else step
 
@@ -332,12 +334,12 @@ def _say_health(
     model=arguments['model'],
     finish=arguments['finish'],
   )
-  writer.warn(
+  warn(
     f'the training loss is {loss:.4f} at step {step}, no better than guessing '
     '(guards.stall). The last batch, layer by layer:'
   )
   for line in guards.health_lines(layers):
-    writer.say(line)
+    say(line)
 
 
 def _observe(config, plateau, state, error) -> steps.TrainState:
@@ -346,7 +348,7 @@ def _observe(config, plateau, state, error) -> steps.TrainState:
   after = optimizer.observe(plateau, before, error)
   if after.scale < before.scale:
     drop = round(math.log(after.scale) / math.log(config.drop_factor))
-    writer.say(
+    say(
       f'plateau: no better than {float(before.best_value):.2%} for '
       f'{config.plateau_patience} evaluations: learning rate '
       f'{config.learning_rate * before.scale:.3g} -> '

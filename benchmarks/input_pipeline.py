@@ -43,19 +43,15 @@ import tensorflow_datasets as tfds
 import turns
 from PIL import Image
 
-from alexnet_jax.data import (
-  decoding,
-  input_pipeline,
-  preprocess,
-  resized,
-)
+from alexnet_jax.data import decoding, input_pipeline, resized
 from alexnet_jax.data.dataset import Dataset, open_dataset
+from alexnet_jax.data.preprocessing import Preprocessing
 
 CROP = 227
 EIGENVALUES = np.array([121.8, 37.1, 19.7]) ** 2
 EIGENVECTORS = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
 # The paper's.
-PREPROCESSING = preprocess.Preprocessing(
+PREPROCESSING = Preprocessing(
   dataset=None,
   class_names=(),
   resize='short_side',

@@ -20,8 +20,8 @@ import jax
 import peers
 import turns
 
-from alexnet_jax import pretrained
 from alexnet_jax.model import ARCHITECTURES, lrn
+from alexnet_jax.model.build import build_model
 from alexnet_jax.preflight import compilation, topologies
 from configs import default
 
@@ -58,7 +58,7 @@ def compile_step(
   if variant == PLAIN:
     model = peers.plain_flax(architecture, dtype)
   elif variant == 'the whole batch at once':
-    own = pretrained.build_model(config.model, topology.platform)
+    own = build_model(config.model, topology.platform)
     model = own.clone(conv_batch=None)
   elif variant == "data.finish='device'":
     config.data.finish = 'device'

@@ -28,7 +28,7 @@ import zygote
 
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.data.dataset import open_dataset
-from alexnet_jax.pretrained import read_preprocessing
+from alexnet_jax.data.preprocessing import read_preprocessing
 
 # 11 steps an epoch, and a drop of the rate at each evaluation but the first.
 ARGUMENTS = (

@@ -20,7 +20,8 @@ from etils import epath
 from PIL import Image
 
 from alexnet_jax import convert
-from alexnet_jax.data import imagenet, preprocess
+from alexnet_jax.data import imagenet
+from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.model import ARCHITECTURES, AlexNet
 
 logging.set_verbosity(logging.ERROR)
@@ -129,7 +130,7 @@ def write_network(folder, class_names, crop_size=63, seed=0):
     epath.Path(folder),
     jax.device_get(params),
     {'model': {'name': 'torchvision', 'num_classes': len(class_names)}},
-    preprocess.Preprocessing(
+    Preprocessing(
       dataset=None,
       class_names=class_names,
       resize='short_side',

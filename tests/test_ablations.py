@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from ml_collections import ConfigDict
 
-from alexnet_jax import config_values, pretrained
-from alexnet_jax.config import flatten
+from alexnet_jax.config.loading import flatten
+from alexnet_jax.config.values import validate
 from alexnet_jax.model import ALEXNETS, ARCHITECTURES, AlexNet
 from alexnet_jax.model.ablations import ABLATIONS, ablated
 from alexnet_jax.model.architectures import LRN
+from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.model.conv import local_conv2d
 from configs.paper import base
 
@@ -97,7 +98,7 @@ def in_torch(weights, images, lrn, window, act, groups):
 def weights_of(model, size, seed):
   """He's, so that LRN's sums of squares weigh as much as its k."""
   rng = np.random.default_rng(seed)
-  shapes = pretrained.abstract_params(model, size)
+  shapes = abstract_params(model, size)
   return jax.tree.map(
     lambda leaf: rng.normal(
       0,
@@ -129,7 +130,7 @@ def test_an_ablated_network_is_its_reference(name):
 @pytest.mark.parametrize('name', ABLATIONS)
 def test_parameters_and_maps(name):
   architecture = ablated(ALEXNETS['paper'], [name])
-  shapes = pretrained.abstract_params(AlexNet(architecture), 227)
+  shapes = abstract_params(AlexNet(architecture), 227)
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
   assert architecture.spatial_size(227) == 6
 
@@ -152,7 +153,7 @@ def test_one_column_is_normalized_as_one(name):
 def test_every_network_takes_every_ablation(network):
   for name in ABLATIONS:
     architecture = ablated(ALEXNETS[network], [name])
-    pretrained.abstract_params(AlexNet(architecture, 10), 227)
+    abstract_params(AlexNet(architecture, 10), 227)
     if name == 'no_lrn':
       ops = list(
         itertools.chain(*(layer.then for layer in architecture.layers))
@@ -164,7 +165,7 @@ def test_every_network_takes_every_ablation(network):
 @pytest.mark.parametrize('name', CHANGES)
 def test_a_config_changes_one_thing_of_its_base(name, data):
   config = importlib.import_module(f'configs.paper.{name}').get_config(data)
-  config_values.validate(config)
+  validate(config)
   before = flatten(base.get_config(data))
   changed = {
     field: value
@@ -172,8 +173,8 @@ def test_a_config_changes_one_thing_of_its_base(name, data):
     if value != before[field]
   }
   assert changed == CHANGES[name]
-  model = pretrained.build_model(config.model)
-  pretrained.abstract_params(model, config.data.crop_size)
+  model = build_model(config.model)
+  abstract_params(model, config.data.crop_size)
 
 
 def test_imagenets_base_is_the_papers_own_setting():
@@ -189,7 +190,7 @@ def test_the_two_lines_of_figure_1_differ_in_their_units():
     for name in ('relu', 'tanh')
   )
   for config in (relu, tanh):
-    config_values.validate(config)
+    validate(config)
   before, after = flatten(relu), flatten(tanh)
   assert {k: after[k] for k in after if after[k] != before[k]} == {
     'model.ablations': ('tanh',),
@@ -209,7 +210,7 @@ def test_lrn_is_all_that_cifars_two_differ_in():
     for name in ('lrn', 'no_lrn')
   )
   for config in (with_it, without):
-    config_values.validate(config)
+    validate(config)
   before, after = flatten(with_it), flatten(without)
   assert {k: after[k] for k in after if after[k] != before[k]} == {
     'model.ablations': ('no_lrn',)
@@ -222,7 +223,7 @@ def test_a_mistyped_ablation_is_refused():
     with config.unlocked():
       config.model = ConfigDict({**config.model.to_dict(), 'ablations': wrong})
     with pytest.raises(Exception, match='no_lrn, no_overlap'):
-      config_values.validate(config)
+      validate(config)
 
 
 def test_a_local_layer_is_unfolded_windows_times_their_own_kernels():
@@ -244,7 +245,7 @@ def test_a_local_layer_is_unfolded_windows_times_their_own_kernels():
 def test_cifar10s_local_network():
   """Against cuda-convnet's layers-conv-local-11pct.cfg, on crops of 24."""
   model = AlexNet(ARCHITECTURES['cifar10_local'], 10)
-  shapes = pretrained.abstract_params(model, 24)
+  shapes = abstract_params(model, 24)
   assert jax.tree.map(lambda leaf: leaf.shape, shapes) == {
     'conv1': {'kernel': (5, 5, 3, 64), 'bias': (64,)},
     'conv2': {'kernel': (5, 5, 64, 64), 'bias': (64,)},

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from alexnet_jax import checkpoint, digests
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.learning import metrics, steps
+from alexnet_jax.runs import checkpoint, digests
 
 PARAMS = {'conv1': {'kernel': np.arange(6000.0, dtype=np.float32)}}
 

@@ -8,9 +8,13 @@ import narrow
 import pytest
 from etils import epath
 
-from alexnet_jax import command, config_values, train
-from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError
+from alexnet_jax import train
+from alexnet_jax.cli import command
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.files import absolute
+from alexnet_jax.config.loading import _load
+from alexnet_jax.config.saved import check_eval, check_workdir, write_config
+from alexnet_jax.config.values import profile_steps, validate
 from alexnet_jax.learning import optimizer
 from configs import default
 
@@ -20,7 +24,7 @@ from configs import default
 )
 def test_every_config_goes(name):
   module = importlib.import_module(f'configs.{name}')
-  config_values.validate(module.get_config())
+  validate(module.get_config())
   assert module.__doc__
 
 
@@ -73,7 +77,7 @@ def test_a_value_that_does_not_go_is_named(field, value):
   config = default.get_config()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UserError, match=field) as error:
-    config_values.validate(config)
+    validate(config)
   assert '\n' not in str(error.value)
 
 
@@ -82,14 +86,14 @@ def test_a_mean_that_lies_under_no_resized_crop():
   config.data.mean_crop = 'same'
   config.data.train_crop = 'random_resized'
   with pytest.raises(UserError, match='mean_crop'):
-    config_values.validate(config)
+    validate(config)
 
 
 def test_a_schedule_of_the_whole_length_does_not_grow(workdir):
   changes = {'optimizer.schedule': 'discrete_exponential'}
   config = default.get_config()
   config.update_from_flattened_dict(changes)
-  config_lib.write_config(config, workdir)
+  write_config(config, workdir)
   check(workdir, **changes)
   with pytest.raises(UserError, match='depends on the length'):
     check(workdir, **changes, num_epochs=91)
@@ -98,14 +102,14 @@ def test_a_schedule_of_the_whole_length_does_not_grow(workdir):
 @pytest.fixture
 def workdir(tmp_path):
   folder = epath.Path(tmp_path)
-  config_lib.write_config(default.get_config(), folder)
+  write_config(default.get_config(), folder)
   return folder
 
 
 def check(workdir, **changes):
   config = default.get_config()
   config.update_from_flattened_dict(changes)
-  config_lib.check_workdir(config, workdir, steps_per_epoch=100)
+  check_workdir(config, workdir, steps_per_epoch=100)
 
 
 def test_what_a_run_may_go_on_with(workdir):
@@ -153,10 +157,10 @@ def test_evaluation_compares_the_network_alone(workdir):
   config = default.get_config()
   config.batch_size = 7
   config.optimizer.momentum = 0.5
-  config_lib.check_eval(config, workdir)
+  check_eval(config, workdir)
   config.model.num_classes = 10
   with pytest.raises(UserError, match='num_classes 1000 -> 10'):
-    config_lib.check_eval(config, workdir)
+    check_eval(config, workdir)
 
 
 def test_a_config_is_written_whole(workdir):
@@ -168,7 +172,7 @@ def test_a_config_is_written_whole(workdir):
 def load(tmp_path, body):
   path = tmp_path / 'mine.py'
   path.write_text(f'from configs import default\ndef get_config():\n{body}')
-  return config_lib._load(str(path))
+  return _load(str(path))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +198,7 @@ def test_a_config_that_lacks_fields(tmp_path):
   with config.unlocked():
     del config.optimizer.momentum
   with pytest.raises(UserError, match=r'no field optimizer\.momentum'):
-    config_values.validate(config)
+    validate(config)
 
 
 def test_evaluation_ignores_the_values_of_training_fields():
@@ -202,10 +206,10 @@ def test_evaluation_ignores_the_values_of_training_fields():
   config.batch_size = 0
   config.data.crop_size = 60
   config.optimizer.momentum = 7.0
-  config_values.validate(config, 'eval')
+  validate(config, 'eval')
   config.eval.batch_size = 0
   with pytest.raises(UserError, match=r'eval\.batch_size'):
-    config_values.validate(config, 'eval')
+    validate(config, 'eval')
 
 
 def test_a_drop_of_the_rate_is_announced(capsys):
@@ -229,19 +233,19 @@ def test_a_drop_of_the_rate_is_announced(capsys):
 
 
 def test_a_bucket_needs_its_package(monkeypatch):
-  monkeypatch.setattr(config_lib.importlib.util, 'find_spec', lambda _: None)
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda _: None)
   with pytest.raises(UserError, match='pip install google-cloud-storage'):
-    config_lib.absolute('gs://bucket/run')
+    absolute('gs://bucket/run')
 
 
 def test_the_steps_of_a_profile():
-  assert list(config_values.profile_steps('100:103')) == [100, 101, 102]
-  assert not config_values.profile_steps('')
+  assert list(profile_steps('100:103')) == [100, 101, 102]
+  assert not profile_steps('')
 
 
 def test_a_config_may_bring_a_network_of_its_own():
   config = narrow.get_config()
-  config_values.validate(config)
+  validate(config)
   assert config.model.name == 'narrow'
 
 
@@ -274,5 +278,5 @@ def test_a_config_takes_an_argument(tmp_path):
     '  config.data.name = data\n'
     '  return config\n'
   )
-  assert config_lib._load(f'{path}:imagenette').data.name == 'imagenette'
-  assert config_lib._load(str(path)).data.name == 'x'
+  assert _load(f'{path}:imagenette').data.name == 'imagenette'
+  assert _load(str(path)).data.name == 'x'

@@ -16,9 +16,10 @@ import torch
 import torch_alexnets
 from etils import epath
 
-from alexnet_jax import checkpoint, convert, pretrained
+from alexnet_jax import convert, pretrained
+from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.data import imagenet
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.runs import checkpoint
 
 CLASSES = 10
 

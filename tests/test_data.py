@@ -16,6 +16,7 @@ from conftest import store
 from etils import epath
 from test_preprocess import PLAIN, eval_views
 
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import (
   cache,
   color_stats,
@@ -25,7 +26,6 @@ from alexnet_jax.data import (
   input_pipeline,
 )
 from alexnet_jax.data.dataset import open_dataset
-from alexnet_jax.errors import UserError
 
 
 @pytest.fixture(scope='module')

@@ -11,8 +11,9 @@ from conftest import CLASS_NAMES, write_network
 from test_main import run, tiny
 from test_preprocess import eval_views
 
-from alexnet_jax import evaluate, pretrained
+from alexnet_jax import pretrained
 from alexnet_jax.data.dataset import open_dataset
+from alexnet_jax.runs import scoring
 
 
 def arguments(tiny_dir, workdir, *more):
@@ -190,7 +191,7 @@ def test_the_seed_is_that_of_the_training(tiny_dir, trained, tmp_path):
 
 def test_confused_classes_are_counted_by_hand():
   confusion = np.array([[8, 2, 0], [0, 10, 0], [3, 0, 3]], float)
-  assert evaluate.confused_classes(confusion, ['a', 'b']) == [
+  assert scoring.confused_classes(confusion, ['a', 'b']) == [
     {'label': 'class 2', 'predicted': 'a', 'count': 3, 'of': 6},
     {'label': 'a', 'predicted': 'b', 'count': 2, 'of': 10},
   ]

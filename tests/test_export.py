@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax import export, pretrained
-from alexnet_jax.errors import UserError
+from alexnet_jax.cli.errors import UserError
 
 _SOMEBODY = """
 import pathlib, sys

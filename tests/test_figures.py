@@ -10,10 +10,11 @@ import pytest
 from PIL import Image
 from test_preprocess import eval_views
 
-from alexnet_jax import figures, learning_rates, plots, pretrained
+from alexnet_jax import figures, learning_rates, pretrained
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data.dataset import open_dataset
-from alexnet_jax.errors import UserError
 from alexnet_jax.model import ARCHITECTURES, AlexNet
+from alexnet_jax.plots import figure4
 
 
 def flags(network, tiny_dir, out, *more):
@@ -164,7 +165,7 @@ def test_the_true_class_has_another_colour(tmp_path):
   colors = []
   for truth in (conftest.SYNSETS[1], conftest.SYNSETS[6]):
     path = str(tmp_path / 'labels.png')
-    plots.plot_labels(pictures, [classes], path, [truth])
+    figure4.plot_labels(pictures, [classes], path, [truth])
     with Image.open(path) as image:
       pixels = np.asarray(image.convert('RGB')).reshape(-1, 3).astype(int)
     orange = np.array([239, 197, 102])  # #E69F00 on white, 60% of it.

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from test_data import RANDOM, open_dataset
 
-from alexnet_jax import evaluate
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.learning.finish import finisher
 from alexnet_jax.model.architectures import Conv
 from alexnet_jax.model.conv import to_blocks
+from alexnet_jax.runs import scoring
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (40, 40, 3))
 STD = np.array([58.395, 57.12, 57.375])
@@ -132,7 +132,7 @@ def test_what_the_host_finishes_is_of_the_networks_dtype(tiny):
 @pytest.mark.parametrize('crops', [1, 10])
 def test_ten_crops_fill_no_larger_batch(tiny, crops):
   batches = list(
-    evaluate.device_batches(
+    scoring.device_batches(
       tiny, 'validation', RANDOM, batch_size=20, crops=crops
     )
   )
@@ -148,4 +148,4 @@ def test_ten_crops_fill_no_larger_batch(tiny, crops):
   [(256, 1, 3, 258), (256, 10, 1, 25), (256, 10, 4, 28), (7, 10, 8, 8)],
 )
 def test_pictures_of_a_batch(batch_size, crops, devices, found):
-  assert evaluate.num_pictures(batch_size, crops, devices) == found
+  assert scoring.num_pictures(batch_size, crops, devices) == found

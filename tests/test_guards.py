@@ -7,11 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import guards, pretrained
-from alexnet_jax.errors import TrainingStopped, UserError
+from alexnet_jax.cli.errors import TrainingStopped, UserError
 from alexnet_jax.learning import health, optimizer, steps
 from alexnet_jax.model import AlexNet, Architecture
 from alexnet_jax.model.architectures import Activation, Conv, Dense, MaxPool
+from alexnet_jax.model.build import abstract_params
+from alexnet_jax.runs import guards
 from configs import digits
 
 NARROW = Architecture(
@@ -158,7 +159,7 @@ def test_the_layer_that_died_is_named(state):
   assert '100.0%' in of_conv2
 
 
-PARAMETERS = pretrained.abstract_params(MODEL, 23)
+PARAMETERS = abstract_params(MODEL, 23)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import torch
 from etils import epath
 from test_alexnet import small
 
-from alexnet_jax import checkpoint
 from alexnet_jax.learning import metrics, optimizer, steps
 from alexnet_jax.model import AlexNet
+from alexnet_jax.runs import checkpoint
 
 
 def settings(**changes):

@@ -12,9 +12,13 @@ import zygote
 from chaos import contents, metrics, results
 from test_data import damaged
 
-from alexnet_jax import pretrained, signals, start, writer
-from alexnet_jax.errors import UserError
+from alexnet_jax import pretrained
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.terminal import say
 from alexnet_jax.learning import optimizer, steps
+from alexnet_jax.model.build import build_model
+from alexnet_jax.pretrained.fine_tuning import init_from
+from alexnet_jax.runs import signals
 from configs import digits
 
 CONFIG = 'tests/narrow.py'
@@ -179,7 +183,7 @@ def test_a_signal_while_a_line_is_written(monkeypatch):
   stdout = io.TextIOWrapper(io.BufferedWriter(Terminal()))
   monkeypatch.setattr('sys.stdout', stdout)
   with signals.StopSignals() as stop:
-    writer.say('epoch 1')
+    say('epoch 1')
     assert stop.agreed() == signal.SIGTERM
     monkeypatch.undo()
     stdout.detach()
@@ -241,14 +245,14 @@ def test_a_start_that_does_not_fit(small_network, changes, message):
      'data.crop_size': 63, **changes}
   )  # fmt: skip
   state = steps.create_train_state(
-    pretrained.build_model(config.model),
+    build_model(config.model),
     optimizer.paper_sgd(),
     optimizer.plateau_decay(config.optimizer),
     config.data.crop_size,
     seed=0,
   )
   with pytest.raises(UserError, match=message):
-    start.init_from(config, state)
+    init_from(config, state)
 
 
 def test_a_finished_run_is_left_as_it_is(whole, tiny_dir):

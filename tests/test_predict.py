@@ -10,8 +10,9 @@ from PIL import Image
 from test_preprocess import eval_views
 
 from alexnet_jax import predict, pretrained
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import imagenet
-from alexnet_jax.errors import UserError
+from alexnet_jax.pretrained import inference
 
 SYNSETS = conftest.SYNSETS
 
@@ -95,7 +96,7 @@ def test_text_and_plot(small_network, folder, tmp_path, capsys):
 
 def test_classes_without_names():
   probabilities = np.array([0.1, 0.7, 0.2])
-  found = predict.likeliest(probabilities, ())
+  found = inference.likeliest(probabilities, ())
   assert found[0] == {'label': 1, 'name': 'class 1', 'probability': 0.7}
   assert len(found) == 3
 
@@ -155,13 +156,13 @@ def test_folders_that_lead_round_and_names_of_all_kinds(
   small_network, folder, tmp_path, capsys
 ):
   (folder / 'more' / 'round').symlink_to(folder)
-  assert len(predict.find_pictures([str(folder)])) == 5
+  assert len(inference.find_pictures([str(folder)])) == 5
   (folder / 'gone.jpg').symlink_to(tmp_path / 'nowhere')
   with pytest.raises(UserError, match=r"cannot read '.*gone\.jpg'"):
     predict.main([str(folder), f'--workdir={small_network}'])
   (folder / 'gone.jpg').rename(folder / 'two\nlines.jpg')
   with pytest.raises(UserError, match='cannot be printed'):
-    predict.find_pictures([str(folder)])
+    inference.find_pictures([str(folder)])
 
 
 def test_a_picture_like_a_thread(small_network, folder):

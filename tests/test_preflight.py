@@ -10,7 +10,7 @@ import zygote
 from etils import epath
 from tensorflow.compiler.xla.service import hlo_pb2
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.model import ARCHITECTURES
 from alexnet_jax.preflight import (
   checks,

@@ -6,11 +6,12 @@ import tensorflow as tf
 from conftest import encode
 
 from alexnet_jax.data import preprocess
+from alexnet_jax.data.preprocessing import Preprocessing, at_epoch
 
 EIGENVALUES = np.array([120.0, 35.0, 20.0]) ** 2
 EIGENVECTORS = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
 
-PLAIN = preprocess.Preprocessing(
+PLAIN = Preprocessing(
   dataset='tiny/1.0.0',
   class_names=('a', 'b'),
   resize='short_side',
@@ -162,7 +163,7 @@ def test_ten_crops(photographs):
 
 def test_json_round_trip():
   p = dataclasses.replace(PLAIN, color_stats={'dataset': 'tiny'})
-  again = preprocess.Preprocessing.from_json(p.to_json())
+  again = Preprocessing.from_json(p.to_json())
   for field in dataclasses.fields(p):
     ours, theirs = getattr(p, field.name), getattr(again, field.name)
     np.testing.assert_array_equal(ours, theirs)
@@ -250,6 +251,6 @@ def test_lighting_that_rescales_and_ends(photographs):
     train_view(encoded, 3, rescaled)[0], lit / 1.1, rtol=1e-5
   )
   for epoch in (0, 2):
-    assert preprocess.at_epoch(rescaled, epoch) == rescaled
-  off = preprocess.at_epoch(rescaled, 3)
+    assert at_epoch(rescaled, epoch) == rescaled
+  off = at_epoch(rescaled, 3)
   np.testing.assert_array_equal(train_view(encoded, 3, off)[0], pixels)

@@ -13,8 +13,8 @@ import pytest
 import zygote
 from test_main import metrics, results
 
-from alexnet_jax import checkpoint, processes
-from alexnet_jax.errors import PeerLost, StorageError, UserError
+from alexnet_jax.cli.errors import PeerLost, StorageError, UserError
+from alexnet_jax.runs import checkpoint, processes
 
 STEPS = 6
 DIGITS = (

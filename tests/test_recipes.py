@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import config_values
-from alexnet_jax.data import preprocess
+from alexnet_jax.config.saved import num_train_steps
+from alexnet_jax.config.values import validate
+from alexnet_jax.data.preprocessing import Preprocessing, at_epoch
 from alexnet_jax.learning import optimizer
 from alexnet_jax.model import ARCHITECTURES
 
@@ -22,14 +22,14 @@ LAYERS = [f'conv{i}' for i in range(1, 6)] + ['fc6', 'fc7', 'fc8']
 
 def load(name):
   config = importlib.import_module(f'configs.{name}').get_config()
-  config_values.validate(config)
+  validate(config)
   return config
 
 
 def rates_over(config):
   """Each parameter's rate and decay at each step, `[steps]`."""
   steps_per_epoch = IMAGENET // config.batch_size
-  total = config_lib.num_train_steps(config, steps_per_epoch)
+  total = num_train_steps(config, steps_per_epoch)
   rates = optimizer.rates_of(config.optimizer, steps_per_epoch, total)
   params = {layer: {'kernel': 0, 'bias': 0} for layer in LAYERS}
   layers = ARCHITECTURES[config.model.name].layer_names
@@ -86,12 +86,12 @@ def test_krizhevsky2012_is_the_notebooks_net_145():
   assert config.optimizer.rate_in_velocity
   assert config.data.lighting == 'sqrt_eigenvalue'
   assert config.data.lighting_std == 0.1
-  lit = [preprocess.at_epoch(of(config), i).lighting for i in range(91)]
+  lit = [at_epoch(of(config), i).lighting for i in range(91)]
   assert lit == ['sqrt_eigenvalue'] * 67 + ['none'] * 24
 
 
 def of(config):
-  return preprocess.Preprocessing(
+  return Preprocessing(
     dataset='imagenet2012/5.1.0',
     class_names=(),
     resize=config.data.resize,

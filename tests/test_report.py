@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.report import __main__ as report
 from alexnet_jax.report import answers as answering
 from alexnet_jax.report import claims, figure1, page, runs

@@ -13,6 +13,7 @@ from conftest import store
 from test_data import cut, shorten
 from test_preprocess import PLAIN
 
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import (
   color_stats,
   dataset,
@@ -22,7 +23,6 @@ from alexnet_jax.data import (
   resized,
 )
 from alexnet_jax.data.dataset import open_dataset
-from alexnet_jax.errors import UserError
 
 pytest.importorskip('apache_beam', reason='NEEDS BEAM: make venv EXTRAS=beam')
 pytestmark = [

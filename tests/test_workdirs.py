@@ -15,9 +15,11 @@ import pytest
 import zygote
 from etils import epath
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import digests, pretrained, workdirs, writer
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax import pretrained
+from alexnet_jax.cli.errors import StorageError, UserError
+from alexnet_jax.config.saved import check_workdir
+from alexnet_jax.runs import digests, workdirs
+from alexnet_jax.runs.writer import Writer
 from configs import digits
 
 
@@ -180,7 +182,7 @@ def test_whatever_a_file_says_it_is_one_line(small_network, tmp_path, name):
   for _ in range(60):
     (workdir / name).write_text(json.dumps(_mutate(sound, rng)))
     with contextlib.suppress(UserError):
-      config_lib.check_workdir(digits.get_config(), epath.Path(workdir), 11)
+      check_workdir(digits.get_config(), epath.Path(workdir), 11)
     try:
       pretrained.load(workdir)
     except (UserError, StorageError):
@@ -194,7 +196,7 @@ def test_whatever_a_file_says_it_is_one_line(small_network, tmp_path, name):
 def test_events_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   with pytest.raises(StorageError, match='cannot write TensorBoard events'):
-    writer.Writer(epath.Path(tmp_path / 'file/run'), 0)
+    Writer(epath.Path(tmp_path / 'file/run'), 0)
 
 
 def test_torn_and_foreign_lines_of_the_metrics(tmp_path):
@@ -214,7 +216,7 @@ def test_torn_and_foreign_lines_of_the_metrics(tmp_path):
       ]
     )  # The newline of the last one is missing.
   )  # fmt: skip
-  log = writer.Writer(epath.Path(tmp_path), 1)
+  log = Writer(epath.Path(tmp_path), 1)
   log.scalars('validation', 1, 0.5, {'loss': 2.4})  # There already.
   log.scalars('train', 2, 1.0, {'loss': 2.3})
   log.close()

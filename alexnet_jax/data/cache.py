@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
+from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.errors import StorageError, UserError
 
 
 def cached(dataset: Dataset, splits: Sequence[str], folder: str) -> Dataset:

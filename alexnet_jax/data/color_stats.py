@@ -16,9 +16,9 @@ import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import decoding, faults, input_pipeline
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.errors import UserError
 
 _BATCH = 64
 _FILE = 'color_stats.npz'

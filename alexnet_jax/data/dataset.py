@@ -16,8 +16,8 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tensorflow_datasets.core import file_adapters
 
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import digits
-from alexnet_jax.errors import UserError
 
 # The pipeline runs on the host; accelerators are JAX's alone.
 tf.config.set_visible_devices([], 'GPU')

@@ -18,9 +18,10 @@ import tensorflow as tf
 from etils import epath
 from tqdm import tqdm
 
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.files import write_text
 from alexnet_jax.data import decoding
 from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.errors import UserError
 
 FILE = 'left_out.json'
 
@@ -240,3 +241,9 @@ def _read(workdir: epath.Path) -> dict[str, dict[str, list[str]]]:
       f'{path} is broken ({error}): remove it, and the set is checked anew'
     ) from error
   return known
+
+
+def write_left_out(dataset: Dataset, workdir: epath.Path) -> None:
+  """Keeps them, so that the set is checked once."""
+  if dataset.left_out:
+    write_text(workdir / FILE, to_json(dataset, workdir))

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.data import faults, preprocess
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.preprocessing import Preprocessing, at_epoch
 from alexnet_jax.model.architectures import Blocks
 
 Batch = dict[str, np.ndarray]
@@ -29,7 +30,7 @@ PREFETCH = 2
 def train_batches(
   dataset: Dataset,
   split: str,
-  preprocessing: preprocess.Preprocessing,
+  preprocessing: Preprocessing,
   *,
   batch_size: int,
   seed: int,
@@ -95,7 +96,7 @@ def train_batches(
     )
     return _part(elements, batch_size, process_index, process_count)
 
-  p = preprocess.at_epoch(preprocessing, epoch)
+  p = at_epoch(preprocessing, epoch)
   draws = preprocess.draw(p, num_examples, epoch_seed)
   is_square_jpeg = dataset.is_square_jpeg(p.resize_size)
 
@@ -127,7 +128,7 @@ def train_batches(
 def eval_batches(
   dataset: Dataset,
   split: str,
-  preprocessing: preprocess.Preprocessing,
+  preprocessing: Preprocessing,
   *,
   batch_size: int,
   crops: int = 1,
@@ -205,7 +206,7 @@ def eval_batches(
 
 def device_input(
   view: preprocess.View,
-  preprocessing: preprocess.Preprocessing,
+  preprocessing: Preprocessing,
   finish: str,
   blocks: Blocks | None,
   dtype: Any,

@@ -32,9 +32,9 @@ import tensorflow_datasets as tfds
 from etils import epath
 from tqdm import tqdm
 
-from alexnet_jax.command import Parser, run
+from alexnet_jax.cli.command import Parser, run
+from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.data import color_stats, dataset, decoding, faults
-from alexnet_jax.errors import StorageError, UserError
 
 SIZE = 256
 _QUALITY = 95

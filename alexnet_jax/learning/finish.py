@@ -5,21 +5,16 @@ and the scale follow here, in the order and with the numbers of
 `data.preprocess.finish`, so that the result is the same to the bit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.model import AlexNet
 from alexnet_jax.model.architectures import Blocks
 from alexnet_jax.model.conv import to_blocks
-
-if TYPE_CHECKING:
-  from alexnet_jax.data.preprocess import Preprocessing
 
 Finish = Callable[[dict[str, jax.Array]], jax.Array]
 

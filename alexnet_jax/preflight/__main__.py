@@ -27,13 +27,14 @@ os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '4')
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet_jax import command
-from alexnet_jax import config as config_lib
-from alexnet_jax.errors import UserError
-from alexnet_jax.evaluate import num_pictures
+from alexnet_jax.cli import command
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.files import absolute
+from alexnet_jax.config.loading import Config, parse_flags
 from alexnet_jax.preflight import checks as checks_lib
 from alexnet_jax.preflight import compilation, report, topologies
 from alexnet_jax.preflight.topologies import GIB, Topology
+from alexnet_jax.runs.scoring import num_pictures
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, such as configs/imagenet.py.'
@@ -75,9 +76,7 @@ def main(argv: list[str]) -> None:
 _config_error: UserError | None = None
 
 
-def preflight(
-  config: config_lib.Config | UserError, topology: Topology
-) -> dict[str, Any]:
+def preflight(config: Config | UserError, topology: Topology) -> dict[str, Any]:
   """All that `--json` prints.
 
   Args:
@@ -115,7 +114,7 @@ def _check_run(config, topology, checks, result) -> None:
     checks_lib.check_workdir(
       checks,
       config,
-      config_lib.absolute(workdir),
+      absolute(workdir),
       steps_per_epoch,
       steps.checkpoint_bytes,
     )
@@ -200,13 +199,13 @@ def _parse(argv: list[str]) -> list[str]:
   """Flags; a config that does not load is a check that fails."""
   global _config_error
   try:
-    return config_lib.parse_flags(argv)
+    return parse_flags(argv)
   except UserError as error:
     rest = [a for a in argv if not a.lstrip('-').startswith('config')]
     if len(rest) == len(argv):
       raise
     _config_error = error
-  return config_lib.parse_flags(rest)
+  return parse_flags(rest)
 
 
 def run() -> None:

@@ -9,12 +9,17 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import config_values, guards, pretrained, start, workdirs
+from alexnet_jax import pretrained
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.config import values
+from alexnet_jax.config.loading import Config
+from alexnet_jax.config.saved import check_workdir as check_saved
+from alexnet_jax.config.saved import num_train_steps
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.data.dataset import Dataset, open_dataset
-from alexnet_jax.errors import UserError
+from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.preflight.compilation import Steps, like_preprocessing
+from alexnet_jax.runs import guards, setup, workdirs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,19 +74,17 @@ class Checks:
       del self.rows[-1]
 
 
-def check_config(checks: Checks, config: config_lib.Config) -> None:
+def check_config(checks: Checks, config: Config) -> None:
   """Are its values those that training takes?"""
   with checks.row('config') as found:
-    config_values.validate(config)
+    values.validate(config)
     found.append(f'{config.model.name}, {config.model.dtype}')
 
 
-def check_batch(
-  checks: Checks, config: config_lib.Config, num_devices: int
-) -> None:
+def check_batch(checks: Checks, config: Config, num_devices: int) -> None:
   """Can the training batch be shared between the devices?"""
   with checks.row('batch') as found:
-    config_values.check_batch(config.batch_size, num_devices)
+    values.check_batch(config.batch_size, num_devices)
     found.append(
       f'{config.batch_size} on {num_devices} device(s), '
       f'{config.batch_size // num_devices} on each'
@@ -89,7 +92,7 @@ def check_batch(
 
 
 def check_data(
-  checks: Checks, config: config_lib.Config
+  checks: Checks, config: Config
 ) -> tuple[Dataset | None, int | None]:
   """Is the set there, do its pictures decode, does the network fit it?
 
@@ -114,12 +117,12 @@ def check_data(
   if not checks.rows[-1].ok:
     return None, None
   with checks.row('training') as found:
-    steps_per_epoch = start.check_data(config, dataset)
-    total = config_lib.num_train_steps(config, steps_per_epoch)
-    model = pretrained.build_model(config.model)
+    steps_per_epoch = setup.check_data(config, dataset)
+    total = num_train_steps(config, steps_per_epoch)
+    model = build_model(config.model)
     guards.check_before(
       config,
-      pretrained.abstract_params(model, data.crop_size),
+      abstract_params(model, data.crop_size),
       steps_per_epoch,
       total,
     )
@@ -131,7 +134,7 @@ def check_data(
 
 def check_workdir(
   checks: Checks,
-  config: config_lib.Config,
+  config: Config,
   workdir: epath.Path,
   steps_per_epoch: int | None,
   checkpoint_bytes: int,
@@ -144,7 +147,7 @@ def check_workdir(
     workdirs.check_files(workdir)
     # Without the data the length of an epoch is not known.
     if steps_per_epoch is not None:
-      config_lib.check_workdir(config, workdir, steps_per_epoch)
+      check_saved(config, workdir, steps_per_epoch)
     _check_writable(workdir)
     saved = (workdir / 'config.json').exists()
     found.append(
@@ -189,7 +192,7 @@ def _check_writable(workdir: epath.Path) -> None:
 
 
 def input_rate(
-  config: config_lib.Config,
+  config: Config,
   dataset: Dataset,
   steps: Steps,
   num_hosts: int,

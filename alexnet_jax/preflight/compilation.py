@@ -11,13 +11,15 @@ import jax
 import numpy as np
 import tensorflow as tf
 
-from alexnet_jax import config as config_lib
-from alexnet_jax import pretrained, start
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.config.loading import Config
 from alexnet_jax.data import color_stats, input_pipeline, preprocess
-from alexnet_jax.errors import UserError
+from alexnet_jax.data.prepare import needs_color_stats, preprocessing_of
+from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.model import onednn
+from alexnet_jax.model.build import build_model
 from alexnet_jax.preflight.executables import Kernels, Memory, Program, memory
 from alexnet_jax.preflight.topologies import Topology, out_of_memory
 
@@ -70,7 +72,7 @@ class Steps:
 
   def __init__(
     self,
-    config: config_lib.Config,
+    config: Config,
     topology: Topology,
     model: Any = None,
     blocks: bool = True,
@@ -81,7 +83,7 @@ class Steps:
     """
     self._config = config
     self._topology = topology
-    own = pretrained.build_model(config.model, topology.platform)
+    own = build_model(config.model, topology.platform)
     self.model = model or own
     self._dtype = own.dtype
     self.preprocessing = like_preprocessing(config)
@@ -252,13 +254,13 @@ def _num_bytes(tree: Any) -> int:
   )
 
 
-def _picture(p: preprocess.Preprocessing) -> tf.Tensor:
+def _picture(p: Preprocessing) -> tf.Tensor:
   """An undecoded picture."""
   size = p.resize_size
   return tf.io.encode_jpeg(np.zeros((size, size, 3), np.uint8))
 
 
-def like_preprocessing(config: config_lib.Config) -> preprocess.Preprocessing:
+def like_preprocessing(config: Config) -> Preprocessing:
   """What training would learn about its pictures, but for the numbers.
 
   Those take a pass over the training set, and neither shapes nor speed depend
@@ -273,9 +275,9 @@ def like_preprocessing(config: config_lib.Config) -> preprocess.Preprocessing:
     eigenvectors=np.eye(3),
     num_examples=np.array(1),
   )
-  return start.preprocessing_of(
+  return preprocessing_of(
     config.data,
-    any_colors if start.needs_color_stats(config.data) else None,
+    any_colors if needs_color_stats(config.data) else None,
     dataset=None,
     class_names=(),
   )

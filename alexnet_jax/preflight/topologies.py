@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.cli.errors import UserError
 
 GIB = 2**30
 

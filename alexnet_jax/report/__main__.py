@@ -16,8 +16,10 @@ import pathlib
 import re
 import sys
 
-from alexnet_jax.command import Parser, printable, run, write_aside
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.cli.command import Parser, run
+from alexnet_jax.cli.errors import StorageError, UserError
+from alexnet_jax.cli.files import write_file
+from alexnet_jax.cli.terminal import printable
 from alexnet_jax.report import charts, figure1, page, reading, runs
 
 # Of the letters of a run's name in that of a file.
@@ -68,7 +70,7 @@ def _unlike(taken: set[str], name: str) -> str:
 
 
 def _write_text(path: pathlib.Path, text: str) -> None:
-  write_aside(str(path), lambda file: file.write(text.encode()))
+  write_file(str(path), lambda file: file.write(text.encode()))
 
 
 def update_readme(experiments: list[runs.Experiment], path: str) -> None:

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alexnet_jax.report.answers import Answer, data_of
-from alexnet_jax.report.runs import (
-  Experiment,
-  Run,
-  epochs_to,
-  mean_and_spread,
-)
+from alexnet_jax.report.runs import Experiment, Run, epochs_to, mean_and_spread
 
 # Figure 1 counts epochs to this training error.
 ERROR = 0.25

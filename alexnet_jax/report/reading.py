@@ -7,7 +7,7 @@ import json
 import pathlib
 from typing import Any
 
-from alexnet_jax.config import flatten
+from alexnet_jax.config.loading import flatten
 
 # Beyond it nothing that is counted or measured here can lie.
 _LARGEST = 1e12

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.cli.errors import UserError
 from alexnet_jax.report import reading
 
 FILES = ('config.json', 'results.json', 'metrics.jsonl')

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from alexnet_jax import writer
-from alexnet_jax.errors import StorageError, UserError
+from alexnet_jax.cli.errors import StorageError, UserError
+from alexnet_jax.cli.terminal import say
 
 LOCK = '.lock'
 
@@ -145,7 +145,7 @@ def _beating(
   now = found = read()
   if found:
     holder = found.split(',')[0]
-    writer.say(f'waiting {patience:.0f} s: does the run of {holder} live?')
+    say(f'waiting {patience:.0f} s: does the run of {holder} live?')
     until = time.monotonic() + patience
     while now == found and time.monotonic() < until:
       time.sleep(seconds / 10)

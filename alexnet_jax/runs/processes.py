@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from alexnet_jax.errors import PeerLost, StorageError, UserError
+from alexnet_jax.cli import command
+from alexnet_jax.cli.errors import PeerLost, StorageError, UserError
 
 # Seconds without a word after which a process counts as lost. JAX's own 100
 # would let a pod stand still for longer than a restart takes.
@@ -57,6 +58,7 @@ def join(
       'and SLURM; elsewhere give --coordinator_address=HOST:PORT '
       '--num_processes=N --process_id=I, or leave it out on one machine'
     ) from error
+  command.leave_by(_leave_others)
   # Where JAX ends the process because another is lost, its message should be
   # the last, not a list of threads and modules.
   faulthandler.disable()
@@ -132,6 +134,11 @@ def _tells_of_a_loss(error: Exception) -> bool:
 def several() -> bool:
   """Whether this is one of several processes of a run."""
   return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _leave_others(status: int) -> None:
+  if several():
+    leave(status)
 
 
 def leave(status: int) -> NoReturn:

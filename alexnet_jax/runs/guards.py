@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from alexnet_jax.config import Config
-from alexnet_jax.errors import TrainingStopped, UserError
+from alexnet_jax.cli.errors import TrainingStopped, UserError
+from alexnet_jax.config.loading import Config
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.learning.health import Health
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from alexnet_jax.config import Config, flatten
-from alexnet_jax.errors import UserError
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.config.loading import Config, flatten
 from alexnet_jax.model import ARCHITECTURES, Architecture
 from alexnet_jax.model.ablations import ABLATIONS, ablated
 

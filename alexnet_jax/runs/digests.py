@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from alexnet_jax import config as config_lib
+from alexnet_jax.cli.files import write_text
 
 FILE = 'digests.json'
 
@@ -92,7 +92,7 @@ def record_scores(folder: epath.Path, values: dict[str, Any]) -> None:
 
 def _write(folder: epath.Path, content: dict[str, Any]) -> None:
   content['sha256'] = _digest_of(content)
-  config_lib.write_whole(folder / FILE, _text(content))
+  write_text(folder / FILE, _text(content))
 
 
 def _read(folder: epath.Path) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity, atomicity_defaults
 
-from alexnet_jax import digests, processes, writer
-from alexnet_jax.errors import PeerLost, StorageError, UserError
+from alexnet_jax.cli.errors import PeerLost, StorageError, UserError
+from alexnet_jax.cli.terminal import warn
 from alexnet_jax.learning.steps import TrainState
+from alexnet_jax.runs import digests, processes
 
 FOLDER = 'checkpoints'
 BROKEN_FOLDER = 'broken_checkpoints'
@@ -107,7 +108,7 @@ def settle(workdir: epath.Path) -> int | None:
       if aside.exists():  # Broken again.
         aside.rmtree()
       (workdir / FOLDER / str(number)).rename(aside)
-      writer.warn(
+      warn(
         f'the checkpoint of step {number} is broken: {"; ".join(faults[:3])}. '
         f'It is now {aside}; going on from step {step}'
       )
@@ -357,7 +358,7 @@ def restore_params(
   found, broken = _newest_whole(workdir, _candidates(workdir, which, errors))
   assert found is not None
   for number, faults in broken.items():
-    writer.warn(
+    warn(
       f'the checkpoint of step {number} is broken: {"; ".join(faults[:3])}; '
       f'taking step {found}'
     )

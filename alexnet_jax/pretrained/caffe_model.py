@@ -20,7 +20,7 @@ from google.protobuf import (
   message_factory,
 )
 
-from alexnet_jax.errors import UserError
+from alexnet_jax.cli.errors import UserError
 
 # Field of message: number, and type: a scalar's or another message's name.
 _SCHEMA = {

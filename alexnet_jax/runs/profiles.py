@@ -6,14 +6,15 @@ import tempfile
 import jax
 from etils import epath
 
-from alexnet_jax import config_values, writer
+from alexnet_jax.cli.terminal import say, warn
+from alexnet_jax.config.values import profile_steps
 
 
 class Profile:
   """Traces the steps of a range, of which a run may do all, some or none."""
 
   def __init__(self, text: str, workdir: epath.Path):
-    self._steps = config_values.profile_steps(text)
+    self._steps = profile_steps(text)
     self._folder = workdir / 'profile'
     self._local: tempfile.TemporaryDirectory | None = None
     self._first: int | None = None
@@ -43,9 +44,9 @@ class Profile:
         self._copy(pathlib.Path(local))
       except Exception as error:  # Of whatever library talks to a bucket.
         # A trace is not worth a run.
-        writer.warn(f'no profile: cannot write {self._folder}: {error}')
+        warn(f'no profile: cannot write {self._folder}: {error}')
         return
-    writer.say(
+    say(
       f'profile of steps {self._first} to {done} in {self._folder}; to look at '
       f'it: pip install xprof; xprof --logdir={self._folder}'
     )

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from alexnet_jax.command import write_aside
+from alexnet_jax.cli.files import write_file
 
 # Okabe and Ito's colours: colour-blind readers can tell them apart.
 ORANGE, BLUE, GRAY = '#E69F00', '#56B4E9', '#999999'
@@ -98,7 +98,7 @@ def _pyplot():
 
 def _save(figure, path: str) -> None:
   with warnings.catch_warnings(action='ignore'):  # Letters that no font has.
-    write_aside(path, lambda file: figure.savefig(file, bbox_inches='tight'))
+    write_file(path, lambda file: figure.savefig(file, bbox_inches='tight'))
   _pyplot().close(figure)
 
 

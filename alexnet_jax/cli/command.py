@@ -1,7 +1,6 @@
 """What the commands share: arguments, and errors as one line and a status."""
 
 import argparse
-import contextlib
 import glob
 import logging as python_logging
 import os
@@ -11,18 +10,18 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 from absl import logging
 
-from alexnet_jax import processes
-from alexnet_jax.errors import (
+from alexnet_jax.cli.errors import (
   Interrupted,
   PeerLost,
   StorageError,
   TrainingStopped,
   UserError,
 )
+from alexnet_jax.cli.terminal import one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,18 +78,20 @@ def typed() -> str | None:
   return shlex.join(['python', '-m', f'alexnet_jax.{path.stem}', *words])
 
 
-_LONGEST = 1200
+def _stay(status: int) -> None:
+  pass
 
 
-def printable(text: str) -> str:
-  """A text of unknown origin without what would steer a terminal."""
-  return ''.join(c if c.isprintable() else '?' for c in text)
+_leave: Callable[[int], None] = _stay
 
 
-def one_line(error: Exception) -> str:
-  """A message as one line, whatever names of a file are in it."""
-  line = printable(' '.join(str(error).split()))
-  return line if len(line) <= _LONGEST else line[:_LONGEST] + ' ...'
+def leave_by(function: Callable[[int], None]) -> None:
+  """Sets what is called with the exit status before a failed command exits.
+
+  One of several processes must end in a way that the others notice.
+  """
+  global _leave
+  _leave = function
 
 
 def run(main: Callable[..., Any], *arguments: Any) -> None:
@@ -114,8 +115,7 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
     sys.exit(error.status)
   except (UserError, TrainingStopped, StorageError, PeerLost) as error:
     print(f'alexnet_jax: {one_line(error)}', file=sys.stderr, flush=True)
-    if processes.several():
-      processes.leave(error.status)
+    _leave(error.status)
     if isinstance(error, StorageError):
       # Threads of Orbax may still be failing, each with a traceback.
       sys.stdout.flush()
@@ -125,15 +125,13 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
     print('alexnet_jax: interrupted', file=sys.stderr, flush=True)
     sys.exit(130)
   except BrokenPipeError:  # `... | head`: nobody reads any more.
-    if processes.several():
-      processes.leave(141)
+    _leave(141)
     sys.stderr.close()
     sys.exit(141)
   except Exception:
-    if not processes.several():
-      raise
     traceback.print_exc()
-    processes.leave(1)
+    _leave(1)
+    sys.exit(1)
 
 
 def _quiet_libtpu() -> None:
@@ -142,22 +140,3 @@ def _quiet_libtpu() -> None:
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')
     os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-4')
-
-
-def write_aside(path: str, write: Callable[[IO[bytes]], Any]) -> None:
-  """Writes a local file that is either as before or whole, never half.
-
-  Args:
-    path: of the file.
-    write: writes to an open file.
-  """
-  aside = pathlib.Path(path).with_name(f'.{pathlib.Path(path).name}.tmp')
-  try:
-    with aside.open('wb') as file:
-      write(file)
-    os.replace(aside, path)
-  except (OSError, RuntimeError) as error:  # PyTorch's is a RuntimeError.
-    raise StorageError(f'cannot write {path}: {error}') from error
-  finally:
-    with contextlib.suppress(OSError):
-      aside.unlink(missing_ok=True)

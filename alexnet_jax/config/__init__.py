@@ -1,0 +1,1 @@
+"""Configs: loaded, checked, and compared with that of a workdir."""

@@ -1,0 +1,142 @@
+"""The config of a workdir, and whether another may continue it."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.files import write_text
+from alexnet_jax.config.loading import Config, _one_line, flatten
+
+# A run may go on with these changed: its result does not depend on them.
+_FREE_FIELDS = (
+  'checkpoint.every_steps',
+  'checkpoint.keep',
+  'compilation_cache',
+  'data.cache_dir',
+  'data.data_dir',
+  'data.finish',
+  'data.max_error_rate',
+  'eval.batch_size',
+  'eval.step',
+  'eval.train_split',
+  'guards.min_epoch_steps',
+  'guards.not_finite',
+  'guards.stall',
+  'guards.stall_margin',
+  'guards.stall_steps',
+  'guards.zero_learning_rate',
+  'log_every_steps',
+  # These may grow; `check_workdir` sees to that.
+  'num_epochs',
+  'num_train_steps',
+  'profile',
+)
+
+
+def num_train_steps(config: Any, steps_per_epoch: int) -> int:
+  """`num_train_steps`, or as many as `num_epochs` has."""
+  return config['num_train_steps'] or config['num_epochs'] * steps_per_epoch
+
+
+def check_workdir(
+  config: Config, workdir: epath.Path, steps_per_epoch: int
+) -> None:
+  """May training start or go on in this folder? Changes nothing.
+
+  Raises:
+    UserError: it holds a run whose result would be another's, with the diff.
+  """
+  saved = read_config(workdir)
+  if saved is not None and 'converted_from' in saved:
+    raise UserError(
+      f'{workdir} holds converted weights: give another --workdir, and '
+      f'--config.init_from={workdir} to start from them'
+    )
+  if saved is None:
+    if (workdir / 'checkpoints').exists():
+      raise UserError(
+        f'{workdir} has checkpoints but no config.json: not a run of this '
+        'program; give another --workdir'
+      )
+    return
+  differences = _differences(flatten(_plain(config)), flatten(saved))
+  if differences:
+    raise UserError(
+      f'{workdir} holds a run with another config: {"; ".join(differences)} '
+      '(there -> here). Give another --workdir, or the same config'
+    )
+  try:
+    before = int(num_train_steps(saved, steps_per_epoch))
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(
+      f'{workdir / "config.json"} is damaged: no num_epochs or num_train_steps'
+    ) from error
+  now = num_train_steps(config, steps_per_epoch)
+  if now != before and config.optimizer.schedule == 'discrete_exponential':
+    raise UserError(
+      f'{workdir} holds a run of {before} steps, not {now}: under '
+      "optimizer.schedule 'discrete_exponential' the rate depends on the "
+      'length (num_train_steps, num_epochs)'
+    )
+  if now < before:
+    raise UserError(
+      f'{workdir} holds a run of {before} steps: num_train_steps (or '
+      f'num_epochs) may grow but not shrink to {now}'
+    )
+
+
+def check_eval(config: Config, workdir: epath.Path) -> None:
+  """Does a workdir hold the network that the config names?"""
+  saved = read_config(workdir)
+  if saved is None:
+    return
+  there = flatten(saved)
+  differences = [
+    difference
+    for difference in _differences(flatten(_plain(config)), there)
+    if difference.startswith('model.')
+    # Converted weights know the network and no more; older runs, less.
+    and difference.split()[0] in there
+  ]
+  if differences:
+    raise UserError(
+      f'{workdir} holds another network: {"; ".join(differences)} (there -> '
+      'here). Give the same model fields, or another --workdir'
+    )
+
+
+def _differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
+  missing = '(absent)'
+  return [
+    f'{name} {there.get(name, missing)!r} -> {here.get(name, missing)!r}'
+    for name in sorted(here.keys() | there.keys())
+    if name not in _FREE_FIELDS
+    and here.get(name, missing) != there.get(name, missing)
+  ]
+
+
+def _plain(config: Config) -> dict[str, Any]:
+  """As JSON has it: no tuples."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def read_config(workdir: epath.Path) -> dict[str, Any] | None:
+  """The `config.json` of a workdir; None where there is none."""
+  path = workdir / 'config.json'
+  if not path.exists():
+    return None
+  try:
+    config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+      raise ValueError('not an object')
+  except (ValueError, OSError, RecursionError) as error:
+    raise UserError(f'{path} is not a config: {_one_line(error)}') from error
+  return config
+
+
+def write_config(config: Config, workdir: epath.Path) -> None:
+  """Writes the `config.json` of a workdir, if it is not there already."""
+  if read_config(workdir) != _plain(config):
+    write_text(workdir / 'config.json', json.dumps(_plain(config), indent=2))

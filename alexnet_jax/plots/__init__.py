@@ -1,0 +1,1 @@
+"""Images that the commands draw: Figures 3 and 4."""

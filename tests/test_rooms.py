@@ -1,0 +1,89 @@
+"""The packages of alexnet_jax: a lower one never imports an upper one."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent / 'alexnet_jax'
+
+# From the lowest up. A package may import those before it.
+ROOMS = (
+  'cli', 'plots', 'model', 'config', 'data', 'learning', 'runs', 'pretrained',
+  'evaluate', 'train',
+)  # fmt: skip
+# What one can type.
+COMMANDS = {
+  'main', 'predict', 'convert', 'export', 'figures', 'learning_rates',
+  'preflight', 'report',
+}  # fmt: skip
+
+
+def imports(path):
+  """What a file of the package imports of it, such as 'data.dataset'."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.ImportFrom):
+      assert not node.level, f'{path}: a relative import'
+      names = [f'{node.module}.{alias.name}' for alias in node.names]
+    elif isinstance(node, ast.Import):
+      names = [alias.name for alias in node.names]
+    else:
+      continue
+    for name in names:
+      package, _, rest = name.partition('.')
+      if package == 'alexnet_jax' and rest:
+        yield rest
+
+
+def room_of(path):
+  return path.relative_to(ROOT).with_suffix('').parts[0]
+
+
+@pytest.mark.parametrize('room', ROOMS)
+def test_a_lower_package_imports_no_upper_one(room):
+  below = {*ROOMS[: ROOMS.index(room) + 1], '__version__'}
+  paths = [p for p in ROOT.rglob('*.py') if room_of(p) == room]
+  assert paths
+  for path in paths:
+    for name in imports(path):
+      assert name.split('.')[0] in below, f'{path} imports {name}'
+
+
+def test_the_top_holds_commands_and_the_two_programs():
+  there = {path.stem for path in ROOT.glob('*.py')} - {'__init__'}
+  packages = {path.parent.name for path in ROOT.glob('*/__init__.py')}
+  programs = {'train', 'evaluate'}
+  assert there | packages == COMMANDS | programs | set(ROOMS)
+  assert there <= COMMANDS | programs
+  for command in COMMANDS:
+    path = ROOT / f'{command}.py'
+    if not path.exists():
+      path = ROOT / command / '__main__.py'
+    assert "if __name__ == '__main__':" in path.read_text()
+
+
+@pytest.mark.parametrize(
+  ('room', 'forbidden'),
+  [
+    ('model', ('tensorflow', 'orbax')),
+    ('learning', ('tensorflow', 'orbax')),
+    ('cli', ('tensorflow', 'orbax', 'jax', 'flax')),
+  ],
+)
+def test_what_a_package_does_without(room, forbidden):
+  modules = [
+    '.'.join(('alexnet_jax', *path.relative_to(ROOT).with_suffix('').parts))
+    for path in (ROOT / room).glob('*.py')
+  ]
+  subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      f'import sys, {", ".join(modules)}\n'
+      f'found = {set(forbidden)!r} & set(sys.modules)\n'
+      'assert not found, found',
+    ],
+    check=True,
+  )
