@@ -24,7 +24,11 @@ from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.runs import checkpoint, scoring, signals, workdirs
 from alexnet_jax.runs.banner import banner
-from alexnet_jax.runs.results import say_results, training_errors, write_results
+from alexnet_jax.runs.results import (
+  print_results,
+  training_errors,
+  write_results,
+)
 from alexnet_jax.runs.scoring import score
 
 
@@ -71,7 +75,7 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
   )
   dataset = prepare_data(config.data, dataset, splits, workdir)
   if jax.process_index() == 0:
-    faults.write_left_out(dataset, workdir)
+    faults.write_skipped(dataset, workdir)
   banner(
     workdir=workdir,
     network=config.model.name,
@@ -82,7 +86,7 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
   start = time.time()
   with signals.StopSignals() as stop:
 
-    def leave_if_told() -> None:
+    def leave_if_asked() -> None:
       if number := stop.agreed():
         raise Interrupted('no results were written', number)
 
@@ -99,7 +103,7 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
       finish=config.data.finish,
       blocks=blocks,
       dtype=model.dtype,
-      at_each_batch=leave_if_told,
+      at_each_batch=leave_if_asked,
     )
     scores = score_split(split=split)
     if config.eval.train_split:
@@ -118,7 +122,7 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
     num_left_out=len(dataset.left_out.get(split, ())),
     params_digest=checkpoint.params_digest(params),
   )
-  say_results(workdir, results)
+  print_results(workdir, results)
   say(f'took {duration(time.time() - start)}')
   return results
 
@@ -197,7 +201,7 @@ def evaluate_ensemble(
   start = time.time()
   with signals.StopSignals() as stop:
 
-    def leave_if_told() -> None:
+    def leave_if_asked() -> None:
       if number := stop.agreed():
         raise Interrupted('no results were written', number)
 
@@ -205,7 +209,7 @@ def evaluate_ensemble(
       (step(params, list(batch)) for batch in batches),
       dataset,
       split,
-      leave_if_told,
+      leave_if_asked,
     )
   if jax.process_index() == 0:
     out.mkdir(parents=True, exist_ok=True)
@@ -232,7 +236,7 @@ def evaluate_ensemble(
       for name, workdir, member in zip(names, workdirs, members, strict=True)
     ],
   )
-  say_results(out, results)
+  print_results(out, results)
   say(f'took {duration(time.time() - start)}')
   return results
 

@@ -104,7 +104,7 @@ def nearest(
   return positions, distances
 
 
-def pictures_at(
+def images_at(
   dataset: Dataset, split: str, positions: Sequence[int]
 ) -> dict[int, dict[str, Any]]:
   """Pictures of a split by their position in it, as stored.
@@ -166,7 +166,7 @@ def make(
     number, pictures + queries, replace=False
   )
   probabilities, features = _of(drawn, network, dataset, val_split)
-  shown = pictures_at(dataset, val_split, drawn.tolist())
+  shown = images_at(dataset, val_split, drawn.tolist())
 
   def name(label: int) -> str:
     return imagenet.words(dataset.class_names[label])
@@ -196,7 +196,7 @@ def make(
     [entry['truth'] for entry in labelled],
   )
   where, distances = nearest(features[pictures:], in_order(), neighbors)
-  near = pictures_at(dataset, train_split, where.flatten().tolist())
+  near = images_at(dataset, train_split, where.flatten().tolist())
   found = [
     {
       'key': shown[i]['key'],

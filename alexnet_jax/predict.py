@@ -25,7 +25,7 @@ from alexnet_jax.cli.files import write_file
 from alexnet_jax.cli.terminal import printable
 from alexnet_jax.data import decoding
 from alexnet_jax.plots import figure4
-from alexnet_jax.pretrained.inference import find_pictures, likeliest, predict
+from alexnet_jax.pretrained.inference import find_images, likeliest, predict
 
 _PLOTTED = 40
 
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
       raise UserError(f'--{option}={path}: a name that ends in {suffix} needed')
     if not pathlib.Path(path).absolute().parent.is_dir():
       raise UserError(f'no folder for --{option}={path}')
-  paths = find_pictures(flags.images)
+  paths = find_images(flags.images)
   if flags.plot and os.path.realpath(flags.plot) in map(
     os.path.realpath, paths
   ):

@@ -33,8 +33,12 @@ from alexnet_jax.runs import (
 )
 from alexnet_jax.runs.banner import banner
 from alexnet_jax.runs.chronometer import Chronometer
-from alexnet_jax.runs.results import say_results, training_errors, write_results
-from alexnet_jax.runs.setup import check_data, prepare_workdir, training_set
+from alexnet_jax.runs.results import (
+  print_results,
+  training_errors,
+  write_results,
+)
+from alexnet_jax.runs.setup import check_data, prepare_workdir, training_dataset
 from alexnet_jax.runs.writer import Writer
 
 
@@ -56,7 +60,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     StorageError: the workdir cannot be written, or holds no whole checkpoint.
   """
   # ---- What is asked, and whether it goes. Nothing is written yet. ----------
-  dataset = training_set(config, workdir)
+  dataset = training_dataset(config, workdir)
   steps_per_epoch = check_data(config, dataset)
   check_batch(config.batch_size, jax.device_count())
   profile = profiles.Profile(config.profile, workdir)
@@ -124,12 +128,12 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     log = Writer(workdir, step)
     chronometer = Chronometer(step, total_steps, config.batch_size)
     scores: dict[str, Any] = {}
-    stall_told = False
+    stall_reported = False
     stack.callback(lambda: profile.end(step))
     # From here on there is something to save.
     stop = stack.enter_context(signals.StopSignals())
 
-    def leave_if_told() -> None:
+    def leave_if_asked() -> None:
       if number := stop.agreed():
         checkpoints.wait()
         where = f'saved at step {step}' if step else 'before the first step'
@@ -147,7 +151,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       finish=config.data.finish,
       blocks=blocks,
       dtype=model.dtype,
-      at_each_batch=leave_if_told,
+      at_each_batch=leave_if_asked,
     )
 
     while True:
@@ -175,7 +179,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
           state = _observe(config.optimizer, plateau, state, error)
       if step == total_steps:
         break
-      leave_if_told()
+      leave_if_asked()
 
       # ---- One epoch, or what is left of it. --------------------------------
       batches = input_pipeline.to_devices(
@@ -240,10 +244,10 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
           if step % config.log_every_steps == 0:
             state = state.replace(sums=steps.replicate(metrics.zero_sums()))
           stalled = guards.stalled(config, step, values['loss'], num_classes)
-          if stalled and not stall_told:
+          if stalled and not stall_reported:
             with chronometer.paused():
               _say_health(values['loss'], step, state, batch, step_arguments)
-          stall_told = stalled
+          stall_reported = stalled
           if stalled and config.guards.stall == 'stop':
             checkpoints.save(state)
             checkpoints.wait()
@@ -291,7 +295,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       num_left_out=len(dataset.left_out.get(config.data.val_split, ())),
       params_digest=checkpoint.params_digest(jax.device_get(state.params)),
     )
-  say_results(workdir, results)
+  print_results(workdir, results)
   return results
 
 

@@ -45,7 +45,7 @@ def encode(pixels, mode='RGB', form='JPEG', **options):
 
 
 @pytest.fixture(scope='session')
-def pictures(photographs):
+def image_files(photographs):
   """83 picture files with labels: cut-outs of many sizes, and odd ones.
 
   The first four are a grey JPEG, a PNG, a CMYK JPEG and a tiny JPEG.
@@ -108,10 +108,10 @@ def store(files, data_dir):
 
 
 @pytest.fixture(scope='session')
-def tiny_dir(tmp_path_factory, pictures):
+def tiny_dir(tmp_path_factory, image_files):
   """A folder that holds the TFDS set `tiny:1.0.0`."""
   data_dir = tmp_path_factory.mktemp('tfds')
-  store(pictures, data_dir)
+  store(image_files, data_dir)
   return data_dir
 
 
@@ -154,7 +154,7 @@ def small_network(tmp_path_factory):
   return folder
 
 
-def shared_pictures(*names):
+def shared_images(*names):
   """Skips a test, loudly, unless TFDS_DATA_DIR holds these sets."""
   folder = os.environ.get('TFDS_DATA_DIR', '')
   missing = [n for n in names if not os.path.isdir(os.path.join(folder, n))]

@@ -165,8 +165,8 @@ def test_a_copy_that_does_not_fit_is_refused(tiny, tmp_path, monkeypatch):
   assert not list((tmp_path / 'tiny' / '1.0.0').iterdir())
 
 
-def test_what_is_skipped_is_not_decoded(tmp_path, pictures, tiny):
-  """Only the pictures of the last batch are whole."""
+def test_what_is_skipped_is_not_decoded(tmp_path, image_files, tiny):
+  """Only the images of the last batch are whole."""
   plain = dataclasses.replace(PLAIN, crop_size=40)
   arguments = {'batch_size': 16, 'seed': 0, 'epoch': 0}
   batches = list(
@@ -180,11 +180,13 @@ def test_what_is_skipped_is_not_decoded(tmp_path, pictures, tiny):
 
   files = [
     (encoded if is_last(encoded) else encoded[:300], label)
-    for encoded, label in pictures[:64]
+    for encoded, label in image_files[:64]
   ]
   assert sum(encoded == e for (encoded, _), (e, _) in
-             zip(files, pictures[:64], strict=True)) == 16  # fmt: skip
-  broken = open_dataset(store(files + pictures[64:], tmp_path), str(tmp_path))
+             zip(files, image_files[:64], strict=True)) == 16  # fmt: skip
+  broken = open_dataset(
+    store(files + image_files[64:], tmp_path), str(tmp_path)
+  )
 
   def go_on_from(start):
     return list(
@@ -261,11 +263,11 @@ BROKEN = (
 )
 
 
-def test_an_undecodable_picture_is_named(tmp_path, pictures):
-  broken = list(pictures)
+def test_an_undecodable_picture_is_named(tmp_path, image_files):
+  broken = list(image_files)
   # The check when it is stored looks at the header alone.
-  broken[37] = (pictures[37][0][:600], 0)
-  broken[70] = (pictures[70][0][:600], 0)
+  broken[37] = (image_files[37][0][:600], 0)
+  broken[70] = (image_files[70][0][:600], 0)
   name = store(broken, tmp_path)
   dataset = open_dataset(name, str(tmp_path))
   with pytest.raises(UserError, match=BROKEN[0]):
@@ -279,11 +281,11 @@ def test_an_undecodable_picture_is_named(tmp_path, pictures):
     list(batches)
 
 
-def damaged(pictures, folder):
+def damaged(image_files, folder):
   """A set with a broken picture in each split, and one with no valid label."""
-  files = list(pictures)
-  files[37] = (pictures[37][0][: len(pictures[37][0]) // 2], 0)
-  files[70] = (pictures[70][0][:600], 0)
+  files = list(image_files)
+  files[37] = (image_files[37][0][: len(image_files[37][0]) // 2], 0)
+  files[70] = (image_files[70][0][:600], 0)
   name = store(files, folder)
   path = folder / 'tiny' / '1.0.0' / 'tiny-train.tfrecord-00002-of-00003'
   records = [r.numpy() for r in tf.data.TFRecordDataset(str(path))]
@@ -296,8 +298,8 @@ def damaged(pictures, folder):
   return open_dataset(name, str(folder))
 
 
-def test_faults_are_left_out(tmp_path, pictures):
-  found = damaged(pictures, tmp_path)
+def test_faults_are_left_out(tmp_path, image_files):
+  found = damaged(image_files, tmp_path)
   workdir = epath.Path(tmp_path)
   with pytest.raises(UserError, match=r'2 of 64 examples of split .train.'):
     faults.leave_out(found, ['train'], workdir, 0.01)
@@ -335,8 +337,8 @@ def test_faults_are_left_out(tmp_path, pictures):
   assert again.left_out == sound.left_out
 
 
-def test_a_label_out_of_range_is_named(tmp_path, pictures):
-  found = damaged(pictures, tmp_path)
+def test_a_label_out_of_range_is_named(tmp_path, image_files):
+  found = damaged(image_files, tmp_path)
   message = r'label 3 of picture tiny-train.*00003__4 .* 0 to 2 expected'
   with pytest.raises(UserError, match=message):
     color_stats.compute_color_stats(found, 'train[43:]', 'short_side', 40)
@@ -356,8 +358,8 @@ def shorten(path):
 
 
 @pytest.mark.parametrize('damage', [cut, shorten, pathlib.Path.unlink])
-def test_a_damaged_file_is_named(tmp_path, pictures, damage):
-  found = open_dataset(store(pictures, tmp_path), str(tmp_path))
+def test_a_damaged_file_is_named(tmp_path, image_files, damage):
+  found = open_dataset(store(image_files, tmp_path), str(tmp_path))
   folder = tmp_path / 'tiny' / '1.0.0'
   damage(folder / 'tiny-train.tfrecord-00001-of-00003')
   damage(folder / 'tiny-validation.tfrecord-00002-of-00003')

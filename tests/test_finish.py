@@ -148,4 +148,4 @@ def test_ten_crops_fill_no_larger_batch(tiny, crops):
   [(256, 1, 3, 258), (256, 10, 1, 25), (256, 10, 4, 28), (7, 10, 8, 8)],
 )
 def test_pictures_of_a_batch(batch_size, crops, devices, found):
-  assert scoring.num_pictures(batch_size, crops, devices) == found
+  assert scoring.num_images(batch_size, crops, devices) == found

@@ -412,8 +412,8 @@ def test_finished_on_the_device_from_a_copy(tiny_dir, tmp_path, whole):
     assert results(tmp_path / 'run')[name] == results(workdir)[name]
 
 
-def test_what_cannot_be_used_is_left_out(tmp_path, pictures):
-  found = damaged(pictures, tmp_path)
+def test_what_cannot_be_used_is_left_out(tmp_path, image_files):
+  found = damaged(image_files, tmp_path)
   arguments = (
     *tiny(found.data_dir, tmp_path / 'run'),
     '--config.num_epochs=1',

@@ -156,13 +156,13 @@ def test_folders_that_lead_round_and_names_of_all_kinds(
   small_network, folder, tmp_path, capsys
 ):
   (folder / 'more' / 'round').symlink_to(folder)
-  assert len(inference.find_pictures([str(folder)])) == 5
+  assert len(inference.find_images([str(folder)])) == 5
   (folder / 'gone.jpg').symlink_to(tmp_path / 'nowhere')
   with pytest.raises(UserError, match=r"cannot read '.*gone\.jpg'"):
     predict.main([str(folder), f'--workdir={small_network}'])
   (folder / 'gone.jpg').rename(folder / 'two\nlines.jpg')
   with pytest.raises(UserError, match='cannot be printed'):
-    inference.find_pictures([str(folder)])
+    inference.find_images([str(folder)])
 
 
 def test_a_picture_like_a_thread(small_network, folder):

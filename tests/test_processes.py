@@ -13,7 +13,7 @@ import pytest
 import zygote
 from test_main import metrics, results
 
-from alexnet_jax.cli.errors import PeerLost, StorageError, UserError
+from alexnet_jax.cli.errors import ProcessLost, StorageError, UserError
 from alexnet_jax.runs import checkpoint, processes
 
 STEPS = 6
@@ -192,7 +192,7 @@ def test_a_process_lost_while_saving(monkeypatch, tmp_path):
   with pytest.raises(StorageError), checkpoint._storage('save', tmp_path):
     raise ValueError(words)
   monkeypatch.setattr(processes, 'several', lambda: True)
-  with pytest.raises(PeerLost), checkpoint._storage('save', tmp_path):
+  with pytest.raises(ProcessLost), checkpoint._storage('save', tmp_path):
     raise ValueError(words)
   with pytest.raises(StorageError), checkpoint._storage('save', tmp_path):
     raise ValueError('No space left on device')
@@ -204,7 +204,7 @@ def test_a_lost_process_is_told_apart(monkeypatch):
     raise lost  # There are no others.
   monkeypatch.setattr(processes, 'several', lambda: True)
   words = 'Start all of them'
-  with pytest.raises(PeerLost, match=words), processes.noticing_losses():
+  with pytest.raises(ProcessLost, match=words), processes.noticing_losses():
     raise lost
   full = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
   with pytest.raises(jax.errors.JaxRuntimeError), processes.noticing_losses():

@@ -3,10 +3,10 @@
 import os
 
 import pytest
-from conftest import shared_pictures
+from conftest import shared_images
 from test_main import metrics, results, run
 
-pytestmark = shared_pictures('imagenet2012')
+pytestmark = shared_images('imagenet2012')
 
 
 @pytest.fixture(scope='module')

@@ -128,15 +128,15 @@ def test_another_revision_is_refused(made, monkeypatch):
     open_dataset('tiny_256', str(made.data_dir))
 
 
-def test_a_broken_picture_is_named_or_left_out(tmp_path, pictures):
-  broken = list(pictures)
-  broken[37] = (pictures[37][0][:600], 0)
+def test_a_broken_picture_is_named_or_left_out(tmp_path, image_files):
+  broken = list(image_files)
+  broken[37] = (image_files[37][0][:600], 0)
   source = open_dataset(store(broken, tmp_path), str(tmp_path))
   with pytest.raises(UserError, match=r'00001-of-00003__16 of split .train.'):
     resized.build(resized.resized_builder(source, str(tmp_path)))
   # Nothing that loads, and nothing that fills the disk.
   assert [p.name for p in (tmp_path / 'tiny_256').iterdir()] == ['.lock']
-  with pytest.raises(UserError, match='1 of 64 pictures'):
+  with pytest.raises(UserError, match='1 of 64 images'):
     resized.build(
       resized.resized_builder(source, str(tmp_path), skip_errors=True)
     )
@@ -151,8 +151,8 @@ def test_a_broken_picture_is_named_or_left_out(tmp_path, pictures):
 
 
 @pytest.mark.parametrize('damage', [cut, shorten, pathlib.Path.unlink])
-def test_a_damaged_file_is_named(tmp_path, pictures, damage):
-  source = open_dataset(store(pictures, tmp_path), str(tmp_path))
+def test_a_damaged_file_is_named(tmp_path, image_files, damage):
+  source = open_dataset(store(image_files, tmp_path), str(tmp_path))
   damage(tmp_path / 'tiny' / '1.0.0' / 'tiny-train.tfrecord-00001-of-00003')
   builder = resized.resized_builder(
     source, str(tmp_path), skip_errors=True, max_error_rate=1.0

@@ -16,7 +16,7 @@ from absl import logging
 
 from alexnet_jax.cli.errors import (
   Interrupted,
-  PeerLost,
+  ProcessLost,
   StorageError,
   TrainingStopped,
   UserError,
@@ -113,7 +113,7 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
     # So have all processes of the run: they leave together.
     print(f'alexnet_jax: {one_line(error)}', file=sys.stderr, flush=True)
     sys.exit(error.status)
-  except (UserError, TrainingStopped, StorageError, PeerLost) as error:
+  except (UserError, TrainingStopped, StorageError, ProcessLost) as error:
     print(f'alexnet_jax: {one_line(error)}', file=sys.stderr, flush=True)
     _leave(error.status)
     if isinstance(error, StorageError):

@@ -21,7 +21,7 @@ class Interrupted(Exception):
     self.status = 128 + signal_number
 
 
-class PeerLost(Exception):
+class ProcessLost(Exception):
   """Another process of the same run has ended, or cannot be reached."""
 
   status = 4

@@ -243,7 +243,7 @@ def _read(workdir: epath.Path) -> dict[str, dict[str, list[str]]]:
   return known
 
 
-def write_left_out(dataset: Dataset, workdir: epath.Path) -> None:
+def write_skipped(dataset: Dataset, workdir: epath.Path) -> None:
   """Keeps them, so that the set is checked once."""
   if dataset.left_out:
     write_text(workdir / FILE, to_json(dataset, workdir))

@@ -34,7 +34,7 @@ from alexnet_jax.config.loading import Config, parse_flags
 from alexnet_jax.preflight import checks as checks_lib
 from alexnet_jax.preflight import compilation, report, topologies
 from alexnet_jax.preflight.topologies import GIB, Topology
-from alexnet_jax.runs.scoring import num_pictures
+from alexnet_jax.runs.scoring import num_images
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, such as configs/imagenet.py.'
@@ -123,7 +123,7 @@ def _check_run(config, topology, checks, result) -> None:
     return
   n = len(topology.devices)
   crops = config.eval.crops
-  eval_size = num_pictures(config.eval.batch_size, crops, n)
+  eval_size = num_images(config.eval.batch_size, crops, n)
   eval_field = 'eval.batch_size'
   if crops > 1:
     eval_field += f', which counts {crops} views of each'

@@ -20,7 +20,7 @@ _SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
 _LIKELIEST = 5
 
 
-def find_pictures(names: list[str]) -> list[str]:
+def find_images(names: list[str]) -> list[str]:
   """Files as given, and those of folders in sorted order.
 
   Raises:

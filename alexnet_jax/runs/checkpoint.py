@@ -16,7 +16,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 from orbax.checkpoint.path import atomicity, atomicity_defaults
 
-from alexnet_jax.cli.errors import PeerLost, StorageError, UserError
+from alexnet_jax.cli.errors import ProcessLost, StorageError, UserError
 from alexnet_jax.cli.terminal import warn
 from alexnet_jax.learning.steps import TrainState
 from alexnet_jax.runs import digests, processes
@@ -40,7 +40,7 @@ def _storage(doing: str, workdir: epath.Path) -> Iterator[None]:
   try:
     with processes.noticing_losses():
       yield
-  except PeerLost:
+  except ProcessLost:
     raise
   except Exception as error:
     message = ' '.join(str(error).split())

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from alexnet_jax.cli import command
-from alexnet_jax.cli.errors import PeerLost, StorageError, UserError
+from alexnet_jax.cli.errors import ProcessLost, StorageError, UserError
 
 # Seconds without a word after which a process counts as lost. JAX's own 100
 # would let a pod stand still for longer than a restart takes.
@@ -105,7 +105,7 @@ def noticing_losses() -> Iterator[None]:
   except Exception as error:
     if not several() or not _tells_of_a_loss(error):
       raise
-    raise PeerLost(
+    raise ProcessLost(
       'another process of this run has ended or cannot be reached: what it '
       'said last tells why. Start all of them again with the same command: '
       f'the run goes on from its newest checkpoint ({error})'
@@ -124,7 +124,7 @@ _WORDS_OF_LOSS = (
 
 
 def _tells_of_a_loss(error: Exception) -> bool:
-  if isinstance(error, PeerLost):
+  if isinstance(error, ProcessLost):
     return False
   if isinstance(error, jax.errors.JaxRuntimeError):
     return 'RESOURCE_EXHAUSTED' not in str(error)

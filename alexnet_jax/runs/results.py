@@ -56,7 +56,7 @@ def _commands(path: epath.Path) -> list[str]:
     return []
 
 
-def say_results(workdir: epath.Path, results: dict[str, Any]) -> None:
+def print_results(workdir: epath.Path, results: dict[str, Any]) -> None:
   """The scores, and where they are written."""
   say(
     f'{results["split"]}: top-1 error {results["top1_error"]:.2%}, top-5 '

@@ -39,7 +39,7 @@ def score(
     dataset: a prepared set.
     split: the split to score.
     preprocessing: as training left it.
-    batch_size: global, in views; any number: see `num_pictures`. The last
+    batch_size: global, in views; any number: see `num_images`. The last
       batch is filled with blanks that count nothing.
     crops: 1 or 10.
     finish: 'host' or 'device'; see `input_pipeline.train_batches`.
@@ -80,7 +80,7 @@ def device_batches(
     dataset,
     split,
     preprocessing,
-    batch_size=num_pictures(batch_size, crops, jax.device_count()),
+    batch_size=num_images(batch_size, crops, jax.device_count()),
     crops=crops,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
@@ -89,7 +89,7 @@ def device_batches(
   return input_pipeline.to_devices(batches, jax.local_devices())
 
 
-def num_pictures(batch_size: int, crops: int, num_devices: int) -> int:
+def num_images(batch_size: int, crops: int, num_devices: int) -> int:
   """Pictures in a batch of so many views: ten crops take no more memory.
 
   Args:

@@ -18,7 +18,7 @@ from alexnet_jax.data.prepare import (
 from alexnet_jax.data.preprocessing import Preprocessing, read_preprocessing
 
 
-def training_set(config: Config, workdir: epath.Path) -> Dataset:
+def training_dataset(config: Config, workdir: epath.Path) -> Dataset:
   """The data set, on this machine if so wished, and without its faults."""
   data = config.data
   dataset = open_dataset(data.name, data.data_dir)
@@ -83,7 +83,7 @@ def prepare_workdir(
   if jax.process_index() == 0:
     # The config first: it says what the other was made for.
     write_config(config, workdir)
-    faults.write_left_out(dataset, workdir)
+    faults.write_skipped(dataset, workdir)
     if not path.exists():
       write_text(path, preprocessing.to_json())
   if jax.process_count() > 1:
