@@ -1,24 +1,29 @@
-"""Trains or evaluates: `python -m alexnet_jax.main --config=configs/NAME.py`.
+"""Trains AlexNet, or scores a checkpoint.
+
+  python -m alexnet_jax.main --config=configs/imagenet.py --workdir=DIR
+  python -m alexnet_jax.main --mode=eval --workdir=DIR
+
+The same command resumes a run that was stopped. --mode=eval needs no --config:
+the run's own is in its workdir.
 
 Exit status: 0 done; 2 a usage or configuration error; 3 stopped by a training
 guard or by storage; 4 (134 where JAX notices first) another process of the run
-was lost; 143 or 130 stopped by SIGTERM or SIGINT, saved.
+was lost; 143 or 130 stopped by SIGTERM or SIGINT, after saving.
 """
 
 import os
 import pathlib
 import signal
+from typing import Any
 
-import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from alexnet_jax.cli import command
 from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.cli.files import absolute
-from alexnet_jax.config.loading import parse_flags
-from alexnet_jax.config.values import validate
-from alexnet_jax.runs import processes
+from alexnet_jax.config import help as help_lib
+from alexnet_jax.config import loading
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'Config file, such as configs/imagenet.py.'
@@ -26,32 +31,35 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
-  'Folder of the run, local or gs://; default runs/CONFIG. With --mode=eval '
-  "several, DIR,DIR: their networks' softmax outputs are averaged.",
+  'Folder of the run, local or gs://; default: runs/CONFIG. With --mode=eval, '
+  'DIR,DIR averages the softmax outputs of several networks.',
 )
 _OUT = flags.DEFINE_string(
   'out',
   None,
-  'With --mode=eval --workdir=DIR,DIR: folder for the results of all; default '
+  'Folder for the results of --mode=eval --workdir=DIR,DIR; default: '
   'runs/CONFIG_ensemble.',
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'eval'], 'Train, or score a checkpoint.'
+  'mode', 'train', ['train', 'eval'], 'train, or eval: score a checkpoint.'
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-  'distributed', False, 'One of several processes (jax.distributed).'
+  'distributed', False, 'Run as one of several processes (jax.distributed).'
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
   'coordinator_address',
   None,
-  'HOST:PORT of process 0, with --distributed; found on TPU pods, GKE, SLURM.',
+  'HOST:PORT of process 0, with --distributed. TPU pods, GKE and SLURM set it.',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  'num_processes', None, 'How many there are; with --coordinator_address.'
+  'num_processes', None, 'Number of processes, with --coordinator_address.'
 )
 _PROCESS_ID = flags.DEFINE_integer(
-  'process_id', None, 'Which one this is, from 0; with --coordinator_address.'
+  'process_id', None, 'Index of this process, with --coordinator_address.'
 )
+
+# The config file of --mode=eval without --config.
+_OF_WORKDIR = pathlib.Path(loading.__file__).with_name('of_workdir.py')
 
 
 def main(argv: list[str]) -> None:
@@ -59,21 +67,18 @@ def main(argv: list[str]) -> None:
   del argv  # Parsed already.
   if _CONFIG.value is None:
     raise UserError('no config: give --config=configs/digits.py or another')
-  path = config_flags.get_config_filename(flags.FLAGS['config'])
-  path, _, argument = path.partition(':')
-  stem = pathlib.Path(path).stem + (f'_{argument}' if argument else '')
-  where = _WORKDIR.value or f'runs/{stem}'
-  names = [where]
-  if _MODE.value == 'eval' and ',' in where and not os.path.isdir(where):
-    names = where.split(',')
-  if len(names) > 1:
-    if not all(names):
-      raise UserError(f'--workdir={where}: a name of nothing between commas')
-  elif _OUT.value:
+  name = _run_name()
+  names = _workdir_names(_WORKDIR.value or f'runs/{name}')
+  if len(names) == 1 and _OUT.value:
     raise UserError(
       f'--out={_OUT.value} is for the results of several networks: add '
       '--mode=eval --workdir=DIR,DIR'
     )
+  # Imported late: JAX takes seconds, and TensorFlow and Orbax more. --help and
+  # a mistyped command should not wait for them.
+  from alexnet_jax.config.values import validate
+  from alexnet_jax.runs import processes
+
   config = _CONFIG.value
   validate(config, _MODE.value)
   place = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
@@ -81,46 +86,79 @@ def main(argv: list[str]) -> None:
     processes.join(*place)
   elif place != (None, None, None):
     raise UserError(
-      '--coordinator_address, --num_processes and --process_id are of one of '
+      '--coordinator_address, --num_processes and --process_id are for one of '
       'several processes: add --distributed'
     )
   workdirs = [absolute(name) for name in names]
   for workdir in workdirs:
-    try:
-      is_file = workdir.exists() and not workdir.is_dir()
-    except Exception as error:  # Of whatever library talks to a bucket.
-      raise StorageError(
-        f'cannot reach {workdir} (--workdir): {error}'
-      ) from error
-    if is_file:
-      raise UserError(f'{workdir} is a file (--workdir)')
+    _check_folder(workdir)
   if config.compilation_cache:
+    import jax
+
     cache = absolute(config.compilation_cache)
     jax.config.update('jax_compilation_cache_dir', str(cache))
-  # Imported late: they bring TensorFlow and Orbax, which take seconds, and a
-  # mistyped command should not wait for them.
   with processes.noticing_losses():
-    if _MODE.value == 'train':
+    with command.quiet_imports():
+      from alexnet_jax.evaluate import evaluate, evaluate_ensemble
       from alexnet_jax.train import train
-
+    if _MODE.value == 'train':
       train(config, workdirs[0])
     elif len(workdirs) == 1:
-      from alexnet_jax.evaluate import evaluate
-
       evaluate(config, workdirs[0])
     else:
-      from alexnet_jax.evaluate import evaluate_ensemble
-
-      out = absolute(_OUT.value or f'runs/{stem}_ensemble')
+      out = absolute(_OUT.value or f'runs/{name}_ensemble')
       evaluate_ensemble(config, names, out)
 
 
+def _run_name() -> str:
+  """The config's name and argument; without --config that of the workdir."""
+  path = config_flags.get_config_filename(flags.FLAGS['config'])
+  path, _, argument = path.partition(':')
+  if path == str(_OF_WORKDIR):
+    return pathlib.Path(argument).name
+  return pathlib.Path(path).stem + (f'_{argument}' if argument else '')
+
+
+def _workdir_names(names: str) -> list[str]:
+  """Splits `DIR,DIR` for the evaluation of several networks."""
+  if _MODE.value == 'train' or ',' not in names or os.path.isdir(names):
+    return [names]
+  if not all(names.split(',')):
+    raise UserError(f'--workdir={names}: an empty name between commas')
+  return names.split(',')
+
+
+def _check_folder(workdir: Any) -> None:
+  try:
+    is_file = workdir.exists() and not workdir.is_dir()
+  except Exception as error:  # Of any library that reads a bucket.
+    raise StorageError(
+      f'cannot reach {workdir} (--workdir): {error}'
+    ) from error
+  if is_file:
+    raise UserError(f'{workdir} is a file (--workdir)')
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the flags; the config of --mode=eval defaults to the run's own."""
+  help_lib.print_help_if_asked(argv, __doc__)
+  workdir = loading.flag_value(argv, '--workdir')
+  if (
+    loading.flag_value(argv, '--mode') == 'eval'
+    and loading.flag_value(argv, '--config') is None
+    and workdir
+  ):
+    first = workdir if os.path.isdir(workdir) else workdir.split(',')[0]
+    argv = [argv[0], f'--config={_OF_WORKDIR}:{first}', *argv[1:]]
+  return loading.parse_flags(argv)
+
+
 def run() -> None:
-  """`main` with its flags parsed."""
-  app.run(main, flags_parser=parse_flags)
+  """Parses the flags and calls `main`."""
+  app.run(main, flags_parser=_parse)
 
 
 if __name__ == '__main__':
-  # An import may swallow a KeyboardInterrupt, and the run would go on.
+  # An import may swallow a KeyboardInterrupt, and the run would continue.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   command.run(run)

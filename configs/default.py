@@ -1,7 +1,8 @@
-"""Every field there is, with its meaning; the other configs override these.
+"""All config fields, their meanings and default values.
 
-The values are the paper's on ImageNet, but for `dropout_scaling`. This file is
-not a run of its own: see `imagenet.py`.
+The defaults are the paper's on ImageNet, except `dropout_scaling`. The other
+configs change some of them. To train the paper's network, use `imagenet.py`.
+The first sentence above a field is its text in `main --help`.
 """
 
 import ml_collections
@@ -11,157 +12,193 @@ from ml_collections import config_dict
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
 
-  # Of initial weights, shuffling, views and dropout.
+  # Seed of weights, shuffling, augmentation and dropout.
   config.seed = 0
-  # Global: shared equally between all devices.
+  # Global batch size, divided equally between all devices.
   config.batch_size = 128
+  # Number of epochs to train.
   config.num_epochs = 90
-  # Overrides num_epochs.
+  # Number of training steps; overrides num_epochs.
   config.num_train_steps = config_dict.placeholder(int)
+  # Training steps between two lines of the log.
   config.log_every_steps = 50
 
   config.model = model = ml_collections.ConfigDict()
-  # paper, krizhevsky2012, owt, caffe, caffenet or torchvision; cifar10_relu or
-  # cifar10_local; or one that the config file has added to
+  # Network: a name in ARCHITECTURES, such as paper or torchvision.
+  # AlexNets: paper, krizhevsky2012, owt, caffe, caffenet, torchvision. For
+  # CIFAR-10: cifar10_relu, cifar10_local. A config file may add its own to
   # alexnet_jax.model.ARCHITECTURES.
   model.name = 'paper'
-  # Parts of the network left out or changed, to see what they are worth: any of
-  # no_lrn, no_overlap (pooling), no_groups, one_column (half the kernels, in no
-  # groups), tanh. configs/paper/ has them as experiments.
+  # Changes to the network: no_lrn, no_overlap, no_groups, one_column or tanh.
+  # no_overlap is of the pooling windows; one_column has half the kernels and no
+  # groups. configs/paper/ has an experiment for each.
   model.ablations = ()
+  # Number of classes.
   model.num_classes = 1000
-  # Of the computation: float32 or bfloat16. Parameters are float32.
+  # Precision of the computation: float32 or bfloat16. Parameters are float32.
   model.dtype = 'float32'
-  # Replaces every dropout rate of the network; 0 turns dropout off.
+  # Dropout rate of all dropout layers (0: off; None: the network's own).
   model.dropout_rate = config_dict.placeholder(float)
-  # train: kept units are divided by 1 - rate (Caffe, PyTorch, everyone since).
-  # test: all units are multiplied by it (the paper, its code, cuda-convnet);
-  # at the same weights and rates that is another training.
+  # When dropout scales units: train (most libraries) or test (the paper).
+  # train: kept units are divided by 1 - rate. test: all units are multiplied by
+  # 1 - rate, as in the paper, its code and cuda-convnet. With equal weights and
+  # learning rates, the two train differently.
   model.dropout_scaling = 'train'
 
   config.data = data = ml_collections.ConfigDict()
-  # NAME[/CONFIG][:VERSION], as TFDS has it.
+  # Dataset, as TFDS names it: NAME[/CONFIG][:VERSION].
   data.name = 'imagenet2012:5.1.0'
-  # Where it is prepared; TFDS's own default (TFDS_DATA_DIR) where not given.
+  # Folder of the prepared dataset (None: the default of TFDS).
+  # The environment variable TFDS_DATA_DIR sets that default.
   data.data_dir = config_dict.placeholder(str)
+  # Split to train on.
   data.train_split = 'train'
+  # Split to evaluate on.
   data.val_split = 'validation'
-  # short_side: the shorter side to resize_size, then the central square (the
-  # paper). warp: both sides to resize_size (Caffe).
+  # How images are made square: short_side (the paper) or warp (Caffe).
+  # short_side scales the shorter side to resize_size and takes the central
+  # square; warp scales both sides to resize_size.
   data.resize = 'short_side'
+  # Height and width of the square images, in pixels.
   data.resize_size = 256
-  # The paper prints 224; without padding only 227 gives its 55 x 55 maps.
+  # Height and width of the crops that the network sees, in pixels.
+  # The paper says 224, but without padding only 227 gives its 55 x 55 maps.
   data.crop_size = 227
-  # Training views: random (a crop of the resized square, the paper) or
-  # random_resized (any 8 to 100% of the picture, torchvision).
+  # Training crops: random (the paper) or random_resized (torchvision).
+  # random crops the square image; random_resized takes 8 to 100% of the
+  # original image.
   data.train_crop = 'random'
+  # Whether half of the training images are mirrored, at random.
   data.flip = True
-  # PCA lighting: sqrt_eigenvalue (what the authors' code did), eigenvalue (the
-  # paper's text, on pixels scaled to [0, 1]: what many ports do), or none.
+  # PCA lighting: sqrt_eigenvalue, eigenvalue or none.
+  # sqrt_eigenvalue is what the authors' code does. eigenvalue is the paper's
+  # text, on pixels scaled to [0, 1], as in many ports.
   data.lighting = 'sqrt_eigenvalue'
+  # Standard deviation of the random factors of PCA lighting.
   data.lighting_std = 0.1
-  # The epoch, from 0, at which it is turned off; None: never.
+  # Epoch, from 0, at which PCA lighting is turned off (None: never).
   data.lighting_epochs = config_dict.placeholder(int)
-  # Whether training pixels are divided by 1 + lighting_std while it is on, as
-  # in the authors' code.
+  # Whether PCA lighting divides pixels by 1 + lighting_std.
+  # The authors' code does so in training, as long as lighting is on.
   data.lighting_rescale = False
-  # Subtracted, in grey levels: image (the training set's mean image), channel
-  # (its mean colour), or three numbers.
+  # Mean to subtract, in grey levels: image, channel or three numbers.
+  # image is the training split's mean image, channel its mean color.
   data.mean = config_dict.FieldReference('image', field_type=object)
-  # Which part of a mean image belongs to a crop: center always (the authors'
-  # code), or same, the part that lies under the crop (Caffe).
+  # Part of the mean image to subtract from a crop: center or same.
+  # center is always the central part (the authors' code); same is the part
+  # under the crop (Caffe).
   data.mean_crop = 'center'
-  # The divisor, in grey levels: three numbers, or channel (the training set's
-  # deviations).
+  # Divisor of the pixels, in grey levels: three numbers or channel.
+  # channel is the training split's standard deviations.
   data.std = config_dict.FieldReference((1.0, 1.0, 1.0), field_type=object)
-  # Where the mean is subtracted and the lighting added: host, or device, which
-  # sends a quarter of the bytes there. The numbers are the same.
+  # Where mean and lighting are applied: host or device.
+  # Both give the same numbers; for device, the host sends a quarter of the
+  # bytes.
   data.finish = 'host'
-  # Undecoded pictures among which the next is drawn.
+  # Number of undecoded images that shuffling draws the next one from.
   data.shuffle_buffer = 8192
-  # A folder of this machine to which the set is copied first: /dev/shm (memory)
-  # or a disk. Empty: read where it is.
+  # Local folder to copy the dataset to before training (empty: none).
+  # /dev/shm is memory.
   data.cache_dir = ''
-  # A picture that cannot be decoded or has no valid label: stop, or skip. Then
-  # every picture is decoded once before the first step, and at most a share of
-  # max_error_rate is left out.
+  # What to do with corrupt images and invalid labels: stop or skip.
+  # skip decodes every image once before the first step.
   data.on_error = 'stop'
+  # Largest fraction of images that on_error=skip may skip.
   data.max_error_rate = 0.001
 
   config.optimizer = optimizer = ml_collections.ConfigDict()
+  # Learning rate at the start of the schedule.
   optimizer.learning_rate = 0.01
+  # Momentum: fraction of the velocity that each step keeps.
   optimizer.momentum = 0.9
+  # Weight decay, multiplied by the learning rate and the weights.
   optimizer.weight_decay = 5e-4
-  # v <- .9 v - lr (g + decay w), w <- w + v: the paper, cuda-convnet, Caffe.
-  # False is PyTorch's: v <- .9 v + g + decay w, w <- w - lr v.
+  # Whether the velocity contains the learning rate, as in the paper.
+  # True: v <- .9 v - lr (g + decay w), w <- w + v (the paper, cuda-convnet,
+  # Caffe). False: v <- .9 v + g + decay w, w <- w - lr v (PyTorch).
   optimizer.rate_in_velocity = True
-  # What some parameters do otherwise. Each rule names `params` (a pattern such
-  # as '*/bias' or 'conv1/*') and any of `learning_rate` (in place of the
-  # schedule), `multiplier` (of the schedule) and `weight_decay`, from the start
-  # or `from_epoch` on; the last that applies counts. Rate 0 freezes.
+  # Rules that change learning rates and weight decay of some parameters.
+  # A rule has `params`, a pattern such as '*/bias' or 'conv1/*', and any of
+  # `learning_rate` (replaces the schedule), `multiplier` (of the schedule) and
+  # `weight_decay`. It applies from the start or `from_epoch`; later rules win.
+  # A learning rate of 0 freezes parameters. Caffe's rule for biases:
   #   ({'params': '*/bias', 'multiplier': 2.0, 'weight_decay': 0.0},)
   optimizer.rules = ()
-  # Layers that keep the parameters they start with, such as ('conv1',).
+  # Layers whose parameters stay as they are, such as ('conv1',).
   optimizer.frozen_layers = ()
-  # Linear, from 0; the paper has none.
+  # Epochs of linear warmup from a learning rate of 0. The paper has none.
   optimizer.warmup_epochs = 0.0
-  # plateau: drop when the validation error has not improved for
-  # plateau_patience evaluations, at most plateau_max_drops times.
-  # step: drop at each of drop_epochs. discrete_exponential: cuda-convnet2's,
-  # from learning_rate down by exponential_factor in exponential_steps equal
-  # parts of the training. constant: never.
+  # Schedule: plateau, step, discrete_exponential or constant.
+  # plateau drops the learning rate if the validation error has not improved for
+  # plateau_patience evaluations; step drops it at drop_epochs.
+  # discrete_exponential is cuda-convnet2's: in exponential_steps equal parts of
+  # the training, it falls from learning_rate by exponential_factor in all.
   optimizer.schedule = 'plateau'
+  # Factor that each drop multiplies the learning rate by (plateau, step).
   optimizer.drop_factor = 0.1
+  # Evaluations without improvement before a drop (plateau).
   optimizer.plateau_patience = 5
+  # Largest number of drops (plateau).
   optimizer.plateau_max_drops = 3
-  # As a fraction of the images: less than this is no improvement.
+  # Smallest improvement of the top-1 error, as a fraction (plateau).
   optimizer.plateau_min_improvement = 1e-4
+  # Epochs at which the learning rate drops (step).
   optimizer.drop_epochs = ()
+  # Ratio of the first to the last learning rate (discrete_exponential).
   optimizer.exponential_factor = 250.0
+  # Number of parts of the training (discrete_exponential).
   optimizer.exponential_steps = 4
 
   config.eval = ml_collections.ConfigDict()
-  # Global, in views; any number (the last batch is filled up).
+  # Global batch size of evaluation, counted in crops. Any number is valid: the
+  # last batch is padded.
   config.eval.batch_size = 256
-  # 1: the centre. 10: four corners and centre, and their mirror images.
+  # Crops per image: 1 (centre) or 10 (corners and centre, and mirrored).
   config.eval.crops = 1
+  # Epochs between two evaluations.
   config.eval.every_epochs = 1
-  # Whether the training split is scored too, after the last step: every picture
-  # once, without dropout or lighting, in the views of evaluation.
+  # Whether the training split is evaluated, too, after the last step.
+  # Every image counts once, without dropout and augmentation.
   config.eval.train_split = False
-  # What --mode=eval scores: best, latest, or the number of a saved step.
+  # Checkpoint that --mode=eval evaluates: best, latest or a step.
   config.eval.step = 'best'
 
   config.checkpoint = ml_collections.ConfigDict()
-  # Besides one at each epoch's end; 0 for those alone.
+  # Steps between two checkpoints within an epoch (0: none).
+  # There is always a checkpoint at the end of an epoch.
   config.checkpoint.every_steps = 1000
-  # Latest ones kept, besides the best: if the newest breaks, the one before it
-  # is gone on from.
+  # Number of latest checkpoints to keep, besides the best one.
+  # If the newest is corrupt, training resumes from the one before.
   config.checkpoint.keep = 2
 
-  # When a run stops by itself (exit status 3); none of these changes a result.
+  # Guards stop a run with exit status 3. They do not change its result.
   config.guards = guards = ml_collections.ConfigDict()
-  # A loss or gradient that is NaN or infinite: stop, or off.
+  # What to do if the loss or a gradient is NaN or infinite: stop or off.
   guards.not_finite = 'stop'
-  # A mean training loss within stall_margin (nats) of ln(classes) after
-  # stall_steps: stop, warn or off. The state of each layer is printed.
+  # What to do if the loss does not fall: stop, warn or off.
+  # A stall is a mean training loss within stall_margin of ln(classes) after
+  # stall_steps. Statistics of each layer are printed.
   guards.stall = 'warn'
+  # Steps after which the loss must have fallen (stall).
   guards.stall_steps = 5000
+  # Smallest distance of the loss from ln(classes), in nats (stall).
   guards.stall_margin = 0.05
-  # Before the first step: no parameter has a learning rate above 0 at some
-  # step (stop or off); an epoch has fewer steps than this.
+  # What to do if all learning rates are 0 at some step: stop or off.
+  # It is checked before the first step.
   guards.zero_learning_rate = 'stop'
+  # Smallest number of steps in an epoch. It is checked before the first step.
   guards.min_epoch_steps = 1
 
-  # 'FIRST:LAST': a trace of those steps, '100:110' of the ten after the 100th,
-  # for XProf, in the workdir. Empty: none.
+  # Steps to trace for XProf, as FIRST:LAST (empty: none).
+  # '100:110' traces the ten steps after step 100 into the workdir.
   config.profile = ''
-  # A folder, local or gs://, that keeps compiled steps for the next start.
-  # Empty: none. (On CPU the steps become slower: docs/speed.md.)
+  # Folder, local or gs://, that caches compiled steps (empty: none).
+  # The next start is faster. On CPU, the steps become slower (docs/speed.md).
   config.compilation_cache = ''
 
-  # A run's or a converted workdir from whose best parameters training starts,
-  # with a new last layer where the classes are not as many. Empty: none.
+  # Workdir whose best parameters training starts from (empty: none).
+  # It may be a run or converted weights. The last layer is initialized anew if
+  # the number of classes differs.
   config.init_from = ''
-  # A config that sets a field which is not here is mistyped.
+  # Assigning to a field that does not exist is then an error.
   return config.lock()

@@ -12,7 +12,7 @@ from alexnet_jax import train
 from alexnet_jax.cli import command
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import absolute
-from alexnet_jax.config.loading import _load
+from alexnet_jax.config import loading
 from alexnet_jax.config.saved import check_eval, check_workdir, write_config
 from alexnet_jax.config.values import profile_steps, validate
 from alexnet_jax.learning import optimizer
@@ -22,7 +22,7 @@ from configs import default
 @pytest.mark.parametrize(
   'name', sorted(path.stem for path in pathlib.Path('configs').glob('*.py'))
 )
-def test_every_config_goes(name):
+def test_every_config_is_valid(name):
   module = importlib.import_module(f'configs.{name}')
   validate(module.get_config())
   assert module.__doc__
@@ -73,7 +73,7 @@ def test_every_config_goes(name):
     ),
   ],
 )
-def test_a_value_that_does_not_go_is_named(field, value):
+def test_an_invalid_value_is_named(field, value):
   config = default.get_config()
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UserError, match=field) as error:
@@ -81,7 +81,7 @@ def test_a_value_that_does_not_go_is_named(field, value):
   assert '\n' not in str(error.value)
 
 
-def test_a_mean_that_lies_under_no_resized_crop():
+def test_a_resized_crop_has_no_part_of_the_mean_image():
   config = default.get_config()
   config.data.mean_crop = 'same'
   config.data.train_crop = 'random_resized'
@@ -89,7 +89,7 @@ def test_a_mean_that_lies_under_no_resized_crop():
     validate(config)
 
 
-def test_a_schedule_of_the_whole_length_does_not_grow(workdir):
+def test_a_schedule_over_the_length_of_the_run_does_not_grow(workdir):
   changes = {'optimizer.schedule': 'discrete_exponential'}
   config = default.get_config()
   config.update_from_flattened_dict(changes)
@@ -112,7 +112,7 @@ def check(workdir, **changes):
   check_workdir(config, workdir, steps_per_epoch=100)
 
 
-def test_what_a_run_may_go_on_with(workdir):
+def test_what_a_run_may_resume_with(workdir):
   check(workdir)
   check(workdir, num_epochs=91)
   check(workdir, num_train_steps=9000)  # 90 epochs.
@@ -138,12 +138,12 @@ def test_what_a_run_may_go_on_with(workdir):
     ('eval.crops', 10, 'eval.crops 1 -> 10'),
   ],
 )
-def test_what_a_run_may_not_go_on_with(workdir, field, value, message):
+def test_what_a_run_may_not_resume_with(workdir, field, value, message):
   with pytest.raises(UserError, match=message):
     check(workdir, **{field: value})
 
 
-def test_a_folder_of_something_else(tmp_path):
+def test_a_folder_that_holds_no_run(tmp_path):
   folder = epath.Path(tmp_path)
   (folder / 'checkpoints').mkdir()
   with pytest.raises(UserError, match=r'no config\.json'):
@@ -153,7 +153,7 @@ def test_a_folder_of_something_else(tmp_path):
     check(folder)
 
 
-def test_evaluation_compares_the_network_alone(workdir):
+def test_evaluation_compares_only_the_network(workdir):
   config = default.get_config()
   config.batch_size = 7
   config.optimizer.momentum = 0.5
@@ -163,7 +163,7 @@ def test_evaluation_compares_the_network_alone(workdir):
     check_eval(config, workdir)
 
 
-def test_a_config_is_written_whole(workdir):
+def test_a_config_is_written_atomically(workdir):
   saved = json.loads((workdir / 'config.json').read_text())
   assert saved['data']['std'] == [1.0, 1.0, 1.0]
   assert [path.name for path in workdir.iterdir()] == ['config.json']
@@ -172,7 +172,7 @@ def test_a_config_is_written_whole(workdir):
 def load(tmp_path, body):
   path = tmp_path / 'mine.py'
   path.write_text(f'from configs import default\ndef get_config():\n{body}')
-  return _load(str(path))
+  return loading.load(str(path))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def load(tmp_path, body):
     ('  return 1 / 0', 'ZeroDivisionError'),
   ],
 )
-def test_a_config_file_that_does_not_go(tmp_path, body, message):
+def test_an_invalid_config_file(tmp_path, body, message):
   with pytest.raises(UserError, match=message) as error:
     load(tmp_path, body)
   assert '\n' not in str(error.value)
@@ -212,7 +212,7 @@ def test_evaluation_ignores_the_values_of_training_fields():
     validate(config, 'eval')
 
 
-def test_a_drop_of_the_rate_is_announced(capsys):
+def test_a_drop_of_the_learning_rate_is_printed(capsys):
   config = default.get_config().optimizer
   config.plateau_patience = 2
   plateau = optimizer.plateau_decay(config)
@@ -243,7 +243,7 @@ def test_the_steps_of_a_profile():
   assert not profile_steps('')
 
 
-def test_a_config_may_bring_a_network_of_its_own():
+def test_a_config_may_define_a_network():
   config = narrow.get_config()
   validate(config)
   assert config.model.name == 'narrow'
@@ -261,7 +261,7 @@ def test_a_config_may_bring_a_network_of_its_own():
     (['--config.data.mean=(1, 2, 3)'], "'--config.data.mean=(1, 2, 3)'"),
   ],
 )  # fmt: skip
-def test_a_command_is_told_without_its_machine(monkeypatch, arguments, typed):
+def test_a_recorded_command_has_no_local_paths(monkeypatch, arguments, typed):
   monkeypatch.setattr('sys.argv', ['/x/alexnet_jax/main.py', *arguments])
   assert command.typed() == f'python -m alexnet_jax.main {typed}'
   monkeypatch.setattr('sys.argv', ['/x/notebook.py', *arguments])
@@ -278,5 +278,5 @@ def test_a_config_takes_an_argument(tmp_path):
     '  config.data.name = data\n'
     '  return config\n'
   )
-  assert _load(f'{path}:imagenette').data.name == 'imagenette'
-  assert _load(str(path)).data.name == 'x'
+  assert loading.load(f'{path}:imagenette').data.name == 'imagenette'
+  assert loading.load(str(path)).data.name == 'x'

@@ -1,15 +1,17 @@
-"""What the commands share: arguments, and errors as one line and a status."""
+"""What all commands share: arguments, and errors as a line and a status."""
 
 import argparse
+import contextlib
 import glob
 import logging as python_logging
 import os
 import pathlib
 import shlex
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from absl import logging
@@ -21,11 +23,11 @@ from alexnet_jax.cli.errors import (
   TrainingStopped,
   UserError,
 )
-from alexnet_jax.cli.terminal import one_line
+from alexnet_jax.cli.terminal import print_error
 
 
 class Parser(argparse.ArgumentParser):
-  """An argument parser whose complaint is a UserError of one line."""
+  """An argument parser that raises UserError where argparse would exit."""
 
   def __init__(self, command: str, doc: str | None):
     super().__init__(
@@ -36,12 +38,12 @@ class Parser(argparse.ArgumentParser):
     )
 
   def error(self, message: str) -> NoReturn:
-    """Called by argparse for what it cannot parse."""
+    """Raises UserError for arguments that cannot be parsed."""
     raise UserError(f'{message}; see {self.prog} --help')
 
 
-# Flags that say where things are on a machine, or which machine it is.
-_OF_A_MACHINE = (
+# Flags that depend on the machine, not on the experiment.
+_MACHINE_FLAGS = (
   '--workdir',
   '--config.data.data_dir',
   '--config.data.cache_dir',
@@ -56,10 +58,10 @@ _OF_A_MACHINE = (
 
 
 def typed() -> str | None:
-  """The command that this process is, as anybody might type it.
+  """Returns the command line of this process, for others to repeat.
 
-  Without what says where things are on one machine; None where this is no
-  command of ours but a library in somebody's program.
+  Flags that depend on the machine, such as paths, are removed. Returns None
+  where alexnet_jax is used as a library.
   """
   path = pathlib.Path(sys.argv[0])
   if path.parent.name != 'alexnet_jax':
@@ -68,12 +70,12 @@ def typed() -> str | None:
   while rest:
     word = rest.pop(0)
     flag, _, value = word.partition('=')
-    is_of_machine = '-' + flag.lstrip('-') in {f[1:] for f in _OF_A_MACHINE}
-    if is_of_machine and '=' not in word and not flag.endswith('distributed'):
+    is_machine_flag = '-' + flag.lstrip('-') in {f[1:] for f in _MACHINE_FLAGS}
+    if is_machine_flag and '=' not in word and not flag.endswith('distributed'):
       value = rest.pop(0) if rest else ''
       word = f'{flag}={value}'
-    # Which runs an ensemble is of must be told.
-    if not is_of_machine or (flag.endswith('workdir') and ',' in value):
+    # The workdirs of an ensemble name its members.
+    if not is_machine_flag or (flag.endswith('workdir') and ',' in value):
       words.append(word)
   return shlex.join(['python', '-m', f'alexnet_jax.{path.stem}', *words])
 
@@ -86,22 +88,22 @@ _leave: Callable[[int], None] = _stay
 
 
 def leave_by(function: Callable[[int], None]) -> None:
-  """Sets what is called with the exit status before a failed command exits.
+  """Sets the function that a failed command calls with its exit status.
 
-  One of several processes must end in a way that the others notice.
+  One of several processes must exit in a way that the other processes notice.
   """
   global _leave
   _leave = function
 
 
 def run(main: Callable[..., Any], *arguments: Any) -> None:
-  """`main`, with every foreseen failure as one line and an exit status.
+  """Calls `main` and turns expected failures into one line and an exit status.
 
   0 done; 2 a usage or configuration error; 3 stopped by a training guard or by
   storage; 4 another process was lost; 143 or 130 stopped by SIGTERM or SIGINT.
   """
-  # Deprecations inside the libraries, and Orbax's account of each save. What
-  # fails in its threads reaches the main one too, and is told there.
+  # Silences deprecations inside the libraries and Orbax's account of each save.
+  # Errors in Orbax's threads also reach the main thread, which reports them.
   logging.set_verbosity(logging.FATAL)
   python_logging.getLogger('asyncio').setLevel(python_logging.CRITICAL)
   threading.excepthook = lambda _: None
@@ -110,21 +112,21 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
   try:
     main(*arguments)
   except Interrupted as error:
-    # So have all processes of the run: they leave together.
-    print(f'alexnet_jax: {one_line(error)}', file=sys.stderr, flush=True)
+    # All processes of the run exit together.
+    print_error(error)
     sys.exit(error.status)
   except (UserError, TrainingStopped, StorageError, ProcessLost) as error:
-    print(f'alexnet_jax: {one_line(error)}', file=sys.stderr, flush=True)
+    print_error(error)
     _leave(error.status)
     if isinstance(error, StorageError):
-      # Threads of Orbax may still be failing, each with a traceback.
+      # Orbax's threads may still fail, each with a traceback.
       sys.stdout.flush()
       os._exit(error.status)
     sys.exit(error.status)
   except KeyboardInterrupt:
-    print('alexnet_jax: interrupted', file=sys.stderr, flush=True)
+    print_error('interrupted')
     sys.exit(130)
-  except BrokenPipeError:  # `... | head`: nobody reads any more.
+  except BrokenPipeError:  # `... | head`: the reader has gone.
     _leave(141)
     sys.stderr.close()
     sys.exit(141)
@@ -134,8 +136,30 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
     sys.exit(1)
 
 
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+  """Hides what libraries log while they are imported.
+
+  TensorFlow's C++ code writes to stderr whatever its log level is. If the
+  import fails, what it wrote is printed.
+  """
+  sys.stderr.flush()
+  stderr = os.dup(2)
+  with tempfile.TemporaryFile() as log:
+    os.dup2(log.fileno(), 2)
+    try:
+      yield
+    except BaseException:
+      log.seek(0)
+      os.write(stderr, log.read())
+      raise
+    finally:
+      os.dup2(stderr, 2)
+      os.close(stderr)
+
+
 def _quiet_libtpu() -> None:
-  """Where there is no TPU, libtpu need not ask which it is."""
+  """Keeps libtpu from querying a metadata server where there is no TPU."""
   if not glob.glob('/dev/accel*') and not glob.glob('/dev/vfio/[0-9]*'):
     os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
     os.environ.setdefault('TPU_WORKER_HOSTNAMES', 'localhost')

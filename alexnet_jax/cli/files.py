@@ -1,4 +1,4 @@
-"""Files and folders that the user names, local or gs://."""
+"""Files and folders that the user names, local or on gs://."""
 
 import contextlib
 import importlib.util
@@ -12,30 +12,11 @@ from etils import epath
 from alexnet_jax.cli.errors import StorageError, UserError
 
 
-def write_file(path: str, write: Callable[[IO[bytes]], Any]) -> None:
-  """Writes a local file that is either as before or whole, never half.
-
-  Args:
-    path: of the file.
-    write: writes to an open file.
-  """
-  aside = pathlib.Path(path).with_name(f'.{pathlib.Path(path).name}.tmp')
-  try:
-    with aside.open('wb') as file:
-      write(file)
-    os.replace(aside, path)
-  except (OSError, RuntimeError) as error:  # PyTorch's is a RuntimeError.
-    raise StorageError(f'cannot write {path}: {error}') from error
-  finally:
-    with contextlib.suppress(OSError):
-      aside.unlink(missing_ok=True)
-
-
 def absolute(directory: str) -> epath.Path:
-  """A folder, local or `gs://`, with its whole path, as Orbax wants it.
+  """Returns the absolute path of a local or `gs://` folder, as Orbax needs it.
 
   Raises:
-    UserError: a bucket, and what Orbax reads buckets by is not installed.
+    UserError: the path is on gs:// and google-cloud-storage is not installed.
   """
   if '://' in directory:
     try:
@@ -52,10 +33,36 @@ def absolute(directory: str) -> epath.Path:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-  """Writes a file that is either as before or whole, never half."""
-  aside = path.parent / f'.{path.name}.tmp'
+  """Writes a text file, local or on gs://, atomically.
+
+  Raises:
+    StorageError: it cannot be written; the old file is unchanged.
+  """
+  temporary = path.parent / f'.{path.name}.tmp'
   try:
-    aside.write_text(text)
-    aside.replace(path)
+    temporary.write_text(text)
+    temporary.replace(path)
   except OSError as error:
     raise StorageError(f'cannot write {path}: {error}') from error
+
+
+def write_file(path: str, write: Callable[[IO[bytes]], Any]) -> None:
+  """Writes a local binary file atomically.
+
+  Args:
+    path: of the file.
+    write: called with a file that is open for writing.
+
+  Raises:
+    StorageError: it cannot be written; the old file is unchanged.
+  """
+  temporary = pathlib.Path(path).with_name(f'.{pathlib.Path(path).name}.tmp')
+  try:
+    with temporary.open('wb') as file:
+      write(file)
+    os.replace(temporary, path)
+  except (OSError, RuntimeError) as error:  # PyTorch's is a RuntimeError.
+    raise StorageError(f'cannot write {path}: {error}') from error
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink(missing_ok=True)

@@ -1,41 +1,61 @@
 """What a command prints: progress, warnings, and errors as one line."""
 
+import os
 import sys
+from typing import TextIO
 
 from tqdm import tqdm
 
-_LONGEST = 1200
+_MAX_LENGTH = 1200
+_RED, _YELLOW = 31, 33
 
 
 def printable(text: str) -> str:
-  """A text of unknown origin without what would steer a terminal."""
+  """Replaces characters that would control a terminal by '?'.
+
+  Example:
+    >>> printable('a name\\x1b[2J')
+    'a name?[2J'
+  """
   return ''.join(c if c.isprintable() else '?' for c in text)
 
 
-def one_line(error: Exception) -> str:
-  """A message as one line, whatever names of a file are in it."""
+def one_line(error: Exception | str) -> str:
+  """Returns an error's message as one printable line of limited length."""
   line = printable(' '.join(str(error).split()))
-  return line if len(line) <= _LONGEST else line[:_LONGEST] + ' ...'
+  return line if len(line) <= _MAX_LENGTH else line[:_MAX_LENGTH] + ' ...'
 
 
 def say(line: str) -> None:
-  """One line on stdout, above a progress bar if there is one."""
+  """Prints a line to stdout, above a progress bar if there is one."""
   if _is_first():
     tqdm.write(printable(line))
-    # Into a pipe or a file too, while the run goes on.
+    # A pipe or a file should show it while the run continues.
     sys.stdout.flush()
 
 
 def warn(line: str) -> None:
-  """One line on stderr that is not to be overlooked."""
+  """Prints a warning to stderr, in yellow on a terminal."""
   if _is_first():
     sys.stdout.flush()
-    tqdm.write(f'alexnet_jax: WARNING: {printable(line)}', file=sys.stderr)
+    prefix = _colored('WARNING:', _YELLOW, sys.stderr)
+    tqdm.write(f'alexnet_jax: {prefix} {printable(line)}', file=sys.stderr)
     sys.stderr.flush()
 
 
+def print_error(error: Exception | str) -> None:
+  """Prints an error to stderr as one line, its prefix in red on a terminal."""
+  prefix = _colored('alexnet_jax:', _RED, sys.stderr)
+  print(f'{prefix} {one_line(error)}', file=sys.stderr, flush=True)
+
+
 def duration(seconds: float) -> str:
-  """`45s`, `3m05s`, `2h10m`, `4d03h`."""
+  """Formats seconds as `45s`, `3m05s`, `2h10m` or `4d03h`.
+
+  Example:
+    >>> duration(185)
+    '3m05s'
+  """
   minutes, s = divmod(round(seconds), 60)
   hours, m = divmod(minutes, 60)
   days, h = divmod(hours, 24)
@@ -46,8 +66,15 @@ def duration(seconds: float) -> str:
   return f'{m}m{s:02}s' if minutes else f'{s}s'
 
 
+def _colored(text: str, color: int, stream: TextIO) -> str:
+  # https://no-color.org
+  if not stream.isatty() or os.environ.get('NO_COLOR'):
+    return text
+  return f'\x1b[1;{color}m{text}\x1b[0m'
+
+
 def _is_first() -> bool:
-  """Whether this is the one of a run's processes that prints."""
-  import jax  # It takes a second, and a mistyped command does without.
+  """Whether this is process 0, the only one of a run that prints."""
+  import jax  # Takes a second, which a mistyped command should not wait for.
 
   return jax.process_index() == 0

@@ -1,32 +1,77 @@
-"""Configs: loaded, and compared with the one that a workdir was made by."""
+"""Loads config files and parses `--config.FIELD=VALUE` flags."""
 
 import difflib
-import os
+import pathlib
 import runpy
 import sys
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import ml_collections
 from absl import flags
 
 from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.terminal import one_line
 
 Config: TypeAlias = ml_collections.ConfigDict
 
+# The folder that holds the package's own copy of configs/.
+PACKAGED = pathlib.Path(__file__).parent.parent / '_packaged'
+
+# What other programs call a field. Fields whose last word is right, such as
+# `momentum`, are found without.
+_SYNONYMS = {
+  'arch': 'model.name',
+  'architecture': 'model.name',
+  'batch': 'batch_size',
+  'bf16': 'model.dtype',
+  'bs': 'batch_size',
+  'classes': 'model.num_classes',
+  'dataset': 'data.name',
+  'dropout': 'model.dropout_rate',
+  'epochs': 'num_epochs',
+  'eval_every': 'eval.every_epochs',
+  'finetune': 'init_from',
+  'image_size': 'data.crop_size',
+  'iterations': 'num_train_steps',
+  'log_every': 'log_every_steps',
+  'lr': 'optimizer.learning_rate',
+  'lr_schedule': 'optimizer.schedule',
+  'max_steps': 'num_train_steps',
+  'network': 'model.name',
+  'patience': 'optimizer.plateau_patience',
+  'precision': 'model.dtype',
+  'pretrained': 'init_from',
+  'random_seed': 'seed',
+  'save_every': 'checkpoint.every_steps',
+  'scheduler': 'optimizer.schedule',
+  'steps': 'num_train_steps',
+  'train_batch_size': 'batch_size',
+  'train_steps': 'num_train_steps',
+  'warmup': 'optimizer.warmup_epochs',
+  'wd': 'optimizer.weight_decay',
+}
+
 
 def parse_flags(argv: list[str]) -> list[str]:
-  """`absl.flags.FLAGS(argv)` whose every complaint is one UserError.
+  """Parses absl's flags and the config's, as `absl.flags.FLAGS(argv)` does.
 
-  absl and ml_collections as they come end with status 1, mostly with a
-  traceback, and name an unknown field by its last word alone.
+  A config file that does not exist is looked for among the package's own. (By
+  themselves absl and ml_collections end with status 1 and mostly a traceback.)
+
+  Raises:
+    UserError: a flag, the config file, a field or a value is invalid.
   """
+  argv = [_with_packaged(argument) for argument in argv]
+  path = flag_value(argv, '--config')
+  known = flatten(load(path)) if path is not None else None
+  for argument in argv[1:]:
+    if argument.startswith('-'):
+      _check_name(argument.lstrip('-').split('=')[0], known)
   try:
-    _check_overrides(argv)
     rest = flags.FLAGS(argv)
-  except UserError:
-    raise
   except Exception as error:
-    raise UserError(_one_line(error)) from error
+    raise UserError(one_line(error)) from error
   if rest[1:]:
     raise UserError(
       f'unexpected argument {rest[1]!r}: fields are set by --config.FIELD=VALUE'
@@ -34,33 +79,11 @@ def parse_flags(argv: list[str]) -> list[str]:
   return rest
 
 
-def _one_line(error: Exception) -> str:
-  return ' '.join(str(error).split())
-
-
-def _check_overrides(argv: list[str]) -> None:
-  """Does the config file load, and does it have the fields that are set?"""
-  path = _flag_value(argv, '--config')
-  if path is None:
-    return
-  config = _load(path)
-  for argument in argv[1:]:
-    name = argument.lstrip('-').split('=')[0]
-    if not name.startswith('config.'):
-      continue
-    field = name.removeprefix('config.')
-    known = flatten(config)
-    if field not in known:
-      close = difflib.get_close_matches(field, known, cutoff=0.5)
-      same_leaf = [k for k in known if k.split('.')[-1] == field.split('.')[-1]]
-      hints = (same_leaf or close)[:3]
-      hint = f'; did you mean {" or ".join(hints)}?' if hints else ''
-      raise UserError(f'unknown config field {field!r} (--{name}){hint}')
-
-
-def _flag_value(argv: list[str], flag: str) -> str | None:
-  value = None  # The last counts, as for absl.
+def flag_value(argv: list[str], flag: str) -> str | None:
+  """Returns the value of a flag, the last one if it is given twice."""
+  value = None
   for i, argument in enumerate(argv):
+    argument = '--' + argument.lstrip('-')
     if argument.startswith(flag + '='):
       value = argument.split('=', 1)[1]
     elif argument == flag and i + 1 < len(argv):
@@ -68,36 +91,82 @@ def _flag_value(argv: list[str], flag: str) -> str | None:
   return value
 
 
-def _load(path: str) -> Config:
-  # FILE.py:ARGUMENT, as ml_collections has it.
+def _with_packaged(argument: str) -> str:
+  """Replaces a config file that does not exist by the package's own."""
+  flag, _, value = argument.rpartition('=')
+  path, *rest = value.split(':', 1)
+  packaged = PACKAGED / path
+  if not path.endswith('.py') or pathlib.Path(path).exists():
+    return argument
+  if pathlib.Path(path).is_absolute() or not packaged.exists():
+    return argument
+  value = ':'.join([str(packaged), *rest])
+  return f'{flag}={value}' if flag else value
+
+
+def _check_name(name: str, known: dict[str, Any] | None) -> None:
+  """Refuses an unknown field or flag, naming those that may be meant."""
+  field = name.removeprefix('config.')
+  if field != name:
+    if known is not None and field not in known:
+      hint = _hint(field, known) or ' (--help lists all fields)'
+      raise UserError(f'unknown config field {field!r} (--{name}){hint}')
+  elif name not in flags.FLAGS and name.removeprefix('no') not in flags.FLAGS:
+    # `--lr=0.1` for `--config.optimizer.learning_rate=0.1`.
+    fields = [f'config.{field}' for field in known or _SYNONYMS.values()]
+    hint = _hint(name, [*flags.FLAGS, *fields], '--')
+    raise UserError(f'unknown flag --{name}{hint} (--help lists all flags)')
+
+
+def _hint(name: str, known: Iterable[str], prefix: str = '') -> str:
+  """`; did you mean A or B?`, of names whose last words are alike."""
+  leaf = name.split('.')[-1].lower().replace('-', '_')
+  leaf = _SYNONYMS.get(leaf, leaf).split('.')[-1]
+  leaves = {other.split('.')[-1] for other in known}
+  close = difflib.get_close_matches(leaf, leaves, n=2, cutoff=0.7)
+  alike = [
+    prefix + other
+    for match in ([leaf] if leaf in leaves else close)
+    for other in known
+    if other.split('.')[-1] == match
+  ]
+  return f'; did you mean {" or ".join(alike[:3])}?' if alike else ''
+
+
+def load(path: str) -> Config:
+  """Returns the config of `FILE.py` or `FILE.py:ARGUMENT`.
+
+  Raises:
+    UserError: the file does not exist or fails, or returns no config.
+  """
   path, *argument = path.split(':', 1)
-  if not os.path.isfile(path):
-    folder = os.path.dirname(path) or '.'
-    there = sorted(
-      os.path.join(folder, name)
-      for name in (os.listdir(folder) if os.path.isdir(folder) else [])
-      if name.endswith('.py')
+  file = pathlib.Path(path)
+  if not file.is_file():
+    there = [str(found) for found in sorted(file.parent.glob('*.py'))]
+    there = there or [
+      f'configs/{found.name}'
+      for found in sorted((PACKAGED / 'configs').glob('*.py'))
+    ]
+    raise UserError(
+      f'no config file {path!r} (--config): there are {", ".join(there)}'
     )
-    hint = f' (there are {", ".join(there)})' if there else ''
-    raise UserError(f'no config file {path!r} (--config){hint}')
-  # Configs import `configs.default`: the parent of their folder, or of the one
-  # above it (configs/paper), must be found.
-  folder = os.path.dirname(os.path.abspath(path))
-  for root in (
-    os.path.dirname(folder),
-    os.path.dirname(os.path.dirname(folder)),
-  ):
-    if root not in sys.path:
-      sys.path.append(root)
+  # Configs import `configs.default`: of the `configs` folder that they are in,
+  # else of the package.
+  folders = [p for p in file.absolute().parents if p.name == 'configs']
+  for root in [*(folder.parent for folder in folders), PACKAGED]:
+    if str(root) not in sys.path:
+      sys.path.append(str(root))
   try:
     config = runpy.run_path(path)['get_config'](*argument)
+  except UserError:
+    raise
   except KeyError as error:
     raise UserError(
       f'{path} (--config): no function get_config, or no field {error}'
     ) from error
   except Exception as error:
     raise UserError(
-      f'{path} (--config): {type(error).__name__}: {_one_line(error)}'
+      f'{path} (--config): {type(error).__name__}: {one_line(error)}'
     ) from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise UserError(
@@ -108,7 +177,12 @@ def _load(path: str) -> Config:
 
 
 def flatten(config: Any, prefix: str = '') -> dict[str, Any]:
-  """Fields by dotted name: `{'optimizer.momentum': 0.9, ...}`."""
+  """Returns the fields of a config, or of a config.json, by dotted name.
+
+  Example:
+    >>> flatten({'seed': 0, 'optimizer': {'momentum': 0.9}})
+    {'seed': 0, 'optimizer.momentum': 0.9}
+  """
   fields = {}
   for name, value in config.items():
     if isinstance(value, dict | Config):

@@ -1,4 +1,4 @@
-"""The config of a workdir, and whether another may continue it."""
+"""The config.json of a workdir, and which configs may continue its run."""
 
 import json
 from typing import Any
@@ -7,9 +7,10 @@ from etils import epath
 
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import write_text
-from alexnet_jax.config.loading import Config, _one_line, flatten
+from alexnet_jax.cli.terminal import one_line
+from alexnet_jax.config.loading import Config, flatten
 
-# A run may go on with these changed: its result does not depend on them.
+# A run may resume with these changed: its result does not depend on them.
 _FREE_FIELDS = (
   'checkpoint.every_steps',
   'checkpoint.keep',
@@ -28,25 +29,50 @@ _FREE_FIELDS = (
   'guards.stall_steps',
   'guards.zero_learning_rate',
   'log_every_steps',
-  # These may grow; `check_workdir` sees to that.
+  # `check_workdir` allows these to grow.
   'num_epochs',
   'num_train_steps',
   'profile',
 )
 
 
+def read_config(workdir: epath.Path) -> dict[str, Any] | None:
+  """Returns the `config.json` of a workdir, or None if it has none.
+
+  Raises:
+    UserError: the file is no JSON object.
+  """
+  path = workdir / 'config.json'
+  if not path.exists():
+    return None
+  try:
+    config = json.loads(path.read_text())
+    if not isinstance(config, dict):
+      raise ValueError('not an object')
+  except (ValueError, OSError, RecursionError) as error:
+    raise UserError(f'{path} is not a config: {one_line(error)}') from error
+  return config
+
+
+def write_config(config: Config, workdir: epath.Path) -> None:
+  """Writes the `config.json` of a workdir unless it is there already."""
+  if read_config(workdir) != _plain(config):
+    write_text(workdir / 'config.json', json.dumps(_plain(config), indent=2))
+
+
 def num_train_steps(config: Any, steps_per_epoch: int) -> int:
-  """`num_train_steps`, or as many as `num_epochs` has."""
+  """Returns `num_train_steps`, or the number of steps in `num_epochs`."""
   return config['num_train_steps'] or config['num_epochs'] * steps_per_epoch
 
 
 def check_workdir(
   config: Config, workdir: epath.Path, steps_per_epoch: int
 ) -> None:
-  """May training start or go on in this folder? Changes nothing.
+  """Checks that training may start or resume in a workdir; changes nothing.
 
   Raises:
-    UserError: it holds a run whose result would be another's, with the diff.
+    UserError: it holds a run that this config would change; the message shows
+      the differences.
   """
   saved = read_config(workdir)
   if saved is not None and 'converted_from' in saved:
@@ -57,8 +83,8 @@ def check_workdir(
   if saved is None:
     if (workdir / 'checkpoints').exists():
       raise UserError(
-        f'{workdir} has checkpoints but no config.json: not a run of this '
-        'program; give another --workdir'
+        f'{workdir} has checkpoints but no config.json, so it is not a run of '
+        'this program: give another --workdir'
       )
     return
   differences = _differences(flatten(_plain(config)), flatten(saved))
@@ -71,14 +97,14 @@ def check_workdir(
     before = int(num_train_steps(saved, steps_per_epoch))
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(
-      f'{workdir / "config.json"} is damaged: no num_epochs or num_train_steps'
+      f'{workdir / "config.json"} is corrupt: no num_epochs or num_train_steps'
     ) from error
   now = num_train_steps(config, steps_per_epoch)
   if now != before and config.optimizer.schedule == 'discrete_exponential':
     raise UserError(
-      f'{workdir} holds a run of {before} steps, not {now}: under '
-      "optimizer.schedule 'discrete_exponential' the rate depends on the "
-      'length (num_train_steps, num_epochs)'
+      f'{workdir} holds a run of {before} steps, not {now}: with '
+      "optimizer.schedule 'discrete_exponential' the learning rate depends on "
+      'the length of the run (num_train_steps, num_epochs)'
     )
   if now < before:
     raise UserError(
@@ -88,7 +114,11 @@ def check_workdir(
 
 
 def check_eval(config: Config, workdir: epath.Path) -> None:
-  """Does a workdir hold the network that the config names?"""
+  """Checks that a workdir holds the network that the config names.
+
+  Raises:
+    UserError: a field of `model` differs.
+  """
   saved = read_config(workdir)
   if saved is None:
     return
@@ -97,7 +127,7 @@ def check_eval(config: Config, workdir: epath.Path) -> None:
     difference
     for difference in _differences(flatten(_plain(config)), there)
     if difference.startswith('model.')
-    # Converted weights know the network and no more; older runs, less.
+    # Converted weights and older runs have fewer fields.
     and difference.split()[0] in there
   ]
   if differences:
@@ -118,25 +148,5 @@ def _differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
 
 
 def _plain(config: Config) -> dict[str, Any]:
-  """As JSON has it: no tuples."""
+  """Returns a config as it comes back from JSON: with lists for tuples."""
   return json.loads(json.dumps(config.to_dict()))
-
-
-def read_config(workdir: epath.Path) -> dict[str, Any] | None:
-  """The `config.json` of a workdir; None where there is none."""
-  path = workdir / 'config.json'
-  if not path.exists():
-    return None
-  try:
-    config = json.loads(path.read_text())
-    if not isinstance(config, dict):
-      raise ValueError('not an object')
-  except (ValueError, OSError, RecursionError) as error:
-    raise UserError(f'{path} is not a config: {_one_line(error)}') from error
-  return config
-
-
-def write_config(config: Config, workdir: epath.Path) -> None:
-  """Writes the `config.json` of a workdir, if it is not there already."""
-  if read_config(workdir) != _plain(config):
-    write_text(workdir / 'config.json', json.dumps(_plain(config), indent=2))

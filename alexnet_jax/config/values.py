@@ -1,4 +1,4 @@
-"""What values the fields of a config may have."""
+"""Checks the values of a config's fields."""
 
 import difflib
 import fnmatch
@@ -13,7 +13,7 @@ from alexnet_jax.model import ARCHITECTURES, Architecture
 from alexnet_jax.model.ablations import ABLATIONS, ablated
 
 _CHOICES: dict[str, Collection[Any]] = {
-  # Those that the config file has added, too.
+  # Includes those that a config file has added.
   'model.name': ARCHITECTURES.keys(),
   'model.dtype': ('float32', 'bfloat16'),
   'model.dropout_scaling': ('train', 'test'),
@@ -62,7 +62,7 @@ _AT_LEAST = {
   'guards.stall_steps': 0,
 }
 
-# Fields that must be there besides those.
+# Further fields that a config must have.
 _OTHERS = (
   'model.ablations',
   'model.dropout_rate',
@@ -80,17 +80,29 @@ _RULE_KEYS = (
   'weight_decay',
 )
 
-# Both JAX and NumPy take seeds of 32 bits.
+# JAX and NumPy take seeds of 32 bits.
 _SEED_LIMIT = 2**32 - 1
 
 
 def validate(config: Config, mode: str = 'train') -> None:
-  """Checks each field's value; UserError says what was found and expected.
+  """Checks the value of each field.
 
   Args:
     config: as loaded.
-    mode: 'eval' looks at `model.*` and `eval.*` alone: the other fields are
-      those of training, and mean nothing to it.
+    mode: 'train', or 'eval', which ignores the fields of training.
+
+  Raises:
+    UserError: a value is invalid; the message names the field, the value and
+      what is expected.
+
+  Example:
+    >>> from configs import digits
+    >>> config = digits.get_config()
+    >>> config.optimizer.momentum = 1.5
+    >>> validate(config)
+    Traceback (most recent call last):
+      ...
+    alexnet_jax.cli.errors.UserError: optimizer.momentum is 1.5: must be below 1
   """
   fields = flatten(config)
   missing = [
@@ -98,19 +110,21 @@ def validate(config: Config, mode: str = 'train') -> None:
   ]
   if missing:
     raise UserError(
-      f'the config has no field {", ".join(missing)}: make it from '
+      f'the config has no field {", ".join(missing)}: start from '
       'configs/default.py'
     )
   of_eval = ('model.', 'eval.', 'data.finish', 'data.on_error')
   _check_values(fields, of_eval if mode == 'eval' else ('',))
   rate = fields['model.dropout_rate']
   if rate is not None and not 0 <= rate < 1:
-    raise UserError(f'model.dropout_rate is {rate}: at least 0, below 1')
+    raise UserError(
+      f'model.dropout_rate is {rate}: must be at least 0 and below 1'
+    )
   names = config.model.ablations
   if not isinstance(names, tuple | list) or not set(names) <= set(ABLATIONS):
     raise UserError(
-      f'model.ablations is {names!r}: names among {", ".join(ABLATIONS)} '
-      "needed, such as ('no_lrn',)"
+      f'model.ablations is {names!r}: must be names of '
+      f"{', '.join(ABLATIONS)}, such as ('no_lrn',)"
     )
   if mode == 'train':
     _check_optimizer(config.optimizer)
@@ -120,7 +134,7 @@ def validate(config: Config, mode: str = 'train') -> None:
     profile_steps(config.profile)
     rate = config.data.max_error_rate
     if rate > 1:
-      raise UserError(f'data.max_error_rate is {rate}: a share, 1 at most')
+      raise UserError(f'data.max_error_rate is {rate}: must be at most 1')
 
 
 def _architecture(model: Config) -> Architecture:
@@ -134,7 +148,7 @@ def _check_values(fields: dict[str, Any], prefixes: tuple[str, ...]) -> None:
       and isinstance(value, float)
       and not math.isfinite(value)
     ):
-      raise UserError(f'{name} is {value}: a finite number needed')
+      raise UserError(f'{name} is {value}: must be finite')
   for name, choices in _CHOICES.items():
     if not name.startswith(prefixes):
       continue
@@ -148,37 +162,38 @@ def _check_values(fields: dict[str, Any], prefixes: tuple[str, ...]) -> None:
   for name, least in _AT_LEAST.items():
     value = fields[name]
     if name.startswith(prefixes) and value is not None and value < least:
-      raise UserError(f'{name} is {value}: at least {least} needed')
+      raise UserError(f'{name} is {value}: must be at least {least}')
   if '' in prefixes and fields['seed'] >= _SEED_LIMIT:
-    raise UserError(f'seed is {fields["seed"]}: below {_SEED_LIMIT} needed')
+    raise UserError(f'seed is {fields["seed"]}: must be below {_SEED_LIMIT}')
 
 
 def _check_optimizer(optimizer: Config) -> None:
   if optimizer.momentum >= 1:
     raise UserError(
-      f'optimizer.momentum is {optimizer.momentum}: below 1 needed'
+      f'optimizer.momentum is {optimizer.momentum}: must be below 1'
     )
   if not 0 < optimizer.drop_factor < 1:
     raise UserError(
-      f'optimizer.drop_factor is {optimizer.drop_factor}: between 0 and 1, '
-      'what the learning rate is multiplied by'
+      f'optimizer.drop_factor is {optimizer.drop_factor}: must be between 0 '
+      'and 1; it multiplies the learning rate'
     )
   if optimizer.plateau_min_improvement <= 0:
     raise UserError(
       'optimizer.plateau_min_improvement is '
-      f'{optimizer.plateau_min_improvement}: above 0 needed'
+      f'{optimizer.plateau_min_improvement}: must be above 0'
     )
   epochs = optimizer.drop_epochs
   if not isinstance(epochs, tuple | list) or not all(
     isinstance(epoch, int | float) and epoch > 0 for epoch in epochs
   ):
     raise UserError(
-      f'optimizer.drop_epochs is {epochs!r}: positive numbers, such as (30, 60)'
+      f'optimizer.drop_epochs is {epochs!r}: must be positive numbers, such as '
+      '(30, 60)'
     )
   if optimizer.exponential_factor <= 0:
     raise UserError(
-      f'optimizer.exponential_factor is {optimizer.exponential_factor}: above '
-      '0 needed'
+      f'optimizer.exponential_factor is {optimizer.exponential_factor}: must '
+      'be above 0'
     )
 
 
@@ -195,19 +210,20 @@ def _check_rules(config: Config) -> None:
     where = f'optimizer.rules[{i}] is {rule!r}'
     if not isinstance(rule, dict) or not isinstance(rule.get('params'), str):
       raise UserError(
-        f"{where}: a dict with 'params', such as {{'params': '*/bias', "
-        "'multiplier': 2.0}}"
+        f"{where}: must be a dict with 'params', such as {{'params': '*/bias', "
+        "'multiplier': 2.0}"
       )
     unknown = sorted(rule.keys() - set(_RULE_KEYS), key=str)
     if unknown:
       raise UserError(
-        f'{where}: unknown {unknown[0]!r}; there are {", ".join(_RULE_KEYS)}'
+        f'{where}: unknown key {unknown[0]!r}; the keys are '
+        f'{", ".join(_RULE_KEYS)}'
       )
     effects = rule.keys() - {'params', 'from_epoch'}
     if not effects or {'learning_rate', 'multiplier'} <= effects:
       raise UserError(
-        f'{where}: one of learning_rate and multiplier, or weight_decay, or '
-        'one of them and weight_decay'
+        f'{where}: must have learning_rate or multiplier (not both), or '
+        'weight_decay'
       )
     for key in rule.keys() - {'params'}:
       value = rule[key]
@@ -215,7 +231,7 @@ def _check_rules(config: Config) -> None:
         raise UserError(f'{where}: {key} must be a number of at least 0')
     if not fnmatch.filter(names, rule['params']):
       raise UserError(
-        f'{where}: no parameter of {config.model.name!r} is called so; they '
+        f'{where}: matches no parameter of {config.model.name!r}: they '
         f'are {names[0]}, {names[1]}, ... {names[-1]}'
       )
 
@@ -232,14 +248,14 @@ def _check_colors(data: Config) -> None:
   mean_ok = data.mean in ('image', 'channel') or _numbers(data.mean)
   if not mean_ok:
     raise UserError(
-      f"data.mean is {data.mean!r}: 'image', 'channel' or three numbers in "
-      'grey levels, such as (123.675, 116.28, 103.53)'
+      f"data.mean is {data.mean!r}: must be 'image', 'channel' or three "
+      'numbers in grey levels, such as (123.675, 116.28, 103.53)'
     )
   std_ok = data.std == 'channel' or (_numbers(data.std) and min(data.std) > 0)
   if not std_ok:
     raise UserError(
-      f"data.std is {data.std!r}: 'channel' or three positive numbers in grey "
-      'levels, such as (58.395, 57.12, 57.375)'
+      f"data.std is {data.std!r}: must be 'channel' or three positive numbers "
+      'in grey levels, such as (58.395, 57.12, 57.375)'
     )
 
 
@@ -255,8 +271,8 @@ def _check_sizes(config: Config) -> None:
   data = config.data
   if (data.train_crop, data.mean_crop) == ('random_resized', 'same'):
     raise UserError(
-      "data.mean_crop 'same' needs data.train_crop 'random': no part of the "
-      'mean image lies under a crop that was resized'
+      "data.mean_crop 'same' needs data.train_crop 'random': a resized crop "
+      'matches no part of the mean image'
     )
   if data.crop_size > data.resize_size:
     raise UserError(
@@ -267,33 +283,45 @@ def _check_sizes(config: Config) -> None:
   if data.crop_size < architecture.min_input_size:
     raise UserError(
       f'data.crop_size {data.crop_size} is too small for the network '
-      f'{config.model.name!r}: at least {architecture.min_input_size} pixels'
+      f'{config.model.name!r}: must be at least '
+      f'{architecture.min_input_size} pixels'
     )
 
 
 def profile_steps(text: str) -> range:
-  """The steps of `config.profile`: '100:110' are the ten after the 100th.
+  """Returns the steps that `config.profile` names.
+
+  Args:
+    text: 'FIRST:LAST'; '100:110' are the ten steps after the 100th. '' is none.
 
   Raises:
-    UserError: it names no steps.
+    UserError: the text has another form.
+
+  Example:
+    >>> profile_steps('100:110')
+    range(100, 110)
   """
   if not text:
     return range(0)
   match = re.fullmatch(r'(\d+):(\d+)', text)
   if not match or int(match[1]) >= int(match[2]):
     raise UserError(
-      f"profile is {text!r}: 'FIRST:LAST' needed, such as '100:110' for the "
+      f"profile is {text!r}: must be 'FIRST:LAST', such as '100:110' for the "
       'ten steps after the 100th'
     )
   return range(int(match[1]), int(match[2]))
 
 
 def check_batch(batch_size: int, num_devices: int) -> None:
-  """A training batch must be shared equally between the devices."""
+  """Checks that a batch can be divided equally between the devices.
+
+  Raises:
+    UserError: it cannot; the message names the nearest sizes that can.
+  """
   if batch_size % num_devices:
     lower = batch_size // num_devices * num_devices
     nearest = [n for n in (lower, lower + num_devices) if n]
     raise UserError(
       f'batch_size {batch_size} is not divisible by the {num_devices} '
-      f'devices: take {" or ".join(map(str, nearest))}'
+      f'devices: use {" or ".join(map(str, nearest))}'
     )
