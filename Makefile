@@ -1,41 +1,41 @@
-# Python 3.11 or later with venv is all that `make train` and `make test` need.
+# `make train` and `make test` need Python 3.11 to 3.13 with venv, nothing else.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# More of setup.cfg's extras: make venv EXTRAS=bench,beam,tpu
+# Extras of setup.cfg: make venv EXTRAS=bench,beam,tpu
 EXTRAS ?=
 comma := ,
 
-# Installed again when what is to be installed has changed.
+# The environment is updated when one of these files changes.
 PINS := setup.cfg requirements.txt requirements-pinned.txt
 
 .PHONY: train test report chaos parity test-tpu test-gpu-compile test-onnx test-browser lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
-	@# The last step, not the best: choosing by the test error would flatter.
-	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py --mode=eval \
+	@# The last step: choosing the best by its test error would flatter it.
+	$(BIN)/python -m alexnet_jax.main --mode=eval --workdir=runs/digits \
 	  --config.eval.step=latest
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
 
-# The paper on one page, report/index.html, from the committed runs; README.md's
-# tables of them too.
+# Writes report/index.html, docs/results.md and README.md's summary from results/.
 report: $(VENV)/.base
-	$(BIN)/python -m alexnet_jax.report results --out=report --readme=README.md
+	$(BIN)/python -m alexnet_jax.report results --out=report \
+	  --readme=README.md --results=docs/results.md
 
-# What a run survives, in full: about 26 minutes on two cores. It ends at the
-# first fault that is not survived; the table is for README.md.
+# Fault injection: about 26 minutes on two cores. Stops at the first fault that a
+# run does not survive. Prints the table of docs/survival.md.
 chaos: $(VENV)/.test
 	$(BIN)/python tests/chaos.py
 
-# Each network against PyTorch's arithmetic, as docs/networks.md has it.
+# Compares each network with PyTorch; prints the table of docs/networks.md.
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity.py
 
-# Preflight for slices of TPUs that are not here: installs libtpu, takes some ten
-# minutes on two cores. The table is for README.md.
+# Compiles for TPU slices without a TPU: installs libtpu and takes some ten
+# minutes on two cores. Prints the table of docs/preflight.md.
 test-tpu: $(VENV)/.test $(VENV)/.tpu
 	$(BIN)/python -m pytest -q -s tests/tpu_compile.py
 
@@ -43,7 +43,7 @@ $(VENV)/.tpu: $(VENV)/.base
 	$(BIN)/pip install -q -c requirements-pinned.txt -e '.[tpu]'
 	touch $@
 
-# The same for GPUs, in an environment of its own: its packages are 5 GB.
+# The same for GPUs, in a separate environment: its packages are 5 GB.
 test-gpu-compile: .venv-gpu
 	.venv-gpu/bin/python -m pytest -q -s --noconftest tests/gpu_compile.py
 
@@ -52,7 +52,7 @@ test-gpu-compile: .venv-gpu
 	$@/bin/pip install -q -c requirements-pinned.txt -e '.[cuda]' pytest
 	touch $@
 
-# ONNX, in an environment of its own: its packages clash with ours.
+# ONNX, in a separate environment: its packages conflict with ours.
 test-onnx: .venv-onnx $(VENV)/.base
 	MAIN_PYTHON=$(BIN)/python .venv-onnx/bin/python -m pytest -q -s \
 	  --noconftest -W default tests/onnx_export.py
@@ -63,7 +63,7 @@ test-onnx: .venv-onnx $(VENV)/.base
 	$@/bin/pip install -q --no-deps -e .
 	touch $@
 
-# That page in a browser: needs Chromium (Debian: apt-get install chromium).
+# Opens the report in Chromium (Debian: apt-get install chromium).
 test-browser: $(VENV)/.test $(VENV)/.browser
 	$(BIN)/python -m pytest -q -s tests/browser.py
 
@@ -80,8 +80,8 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Some 25 minutes on two cores that do nothing else; writes docs/benchmarks.md.
-# With ImageNet's files the input too: make bench DATA_DIR=DIR
+# About 25 minutes on two idle cores; writes docs/benchmarks.md. To include the
+# input pipeline, give ImageNet's files: make bench DATA_DIR=DIR
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/run_all.py $(if $(DATA_DIR),--data_dir=$(DATA_DIR))
 
@@ -93,7 +93,7 @@ venv: $(VENV)/.base
 	$(if $(EXTRAS),$(BIN)/pip install -q -c requirements-pinned.txt -e '.[$(EXTRAS)]')
 
 $(VENV)/.base: $(PINS)
-	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("alexnet_jax needs Python 3.11, 3.12 or 3.13 (TensorFlow has no wheel for later ones), this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c requirements-pinned.txt -e .
 	touch $@

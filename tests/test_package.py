@@ -1,4 +1,4 @@
-"""What importing the package changes."""
+"""Effects of importing the package."""
 
 import importlib.metadata
 import os
@@ -11,12 +11,9 @@ FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 
 
 @pytest.mark.parametrize('given', ['', '--xla_dump_to=', f'{FLAG}='])
-def test_the_flags_of_xla_that_are_there_are_kept(given):
-  """The flag is added, but not where it is given already.
-
-  Nor to another jaxlib than that which is known to know it.
-  """
-  said = subprocess.run(
+def test_xla_flags_are_kept(given):
+  """The import adds a flag, unless it is set or jaxlib may not have it."""
+  done = subprocess.run(
     [
       sys.executable,
       '-c',
@@ -27,10 +24,10 @@ def test_the_flags_of_xla_that_are_there_are_kept(given):
     text=True,
     check=True,
   )
-  flags = said.stdout.strip()
+  flags = done.stdout.strip()
   assert flags.startswith(given)
-  known = importlib.metadata.version('jaxlib') == '0.10.2'
-  if given.startswith(FLAG) or not known:
+  has_flag = importlib.metadata.version('jaxlib') == '0.10.2'
+  if given.startswith(FLAG) or not has_flag:
     assert flags == given
   else:
     assert flags.count(FLAG) == 1
