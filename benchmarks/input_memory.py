@@ -1,12 +1,12 @@
-"""Memory of the input process over an epoch of ImageNet's size.
+"""Measures the memory that reading an epoch of ImageNet's size takes.
 
   python benchmarks/input_memory.py --data_dir=DIR [--dataset=imagenet2012] \
     [--split=train] [--examples=1281167] [--finish=host] [--minutes=60]
 
-The set's files, repeated by links until there are so many pictures, are read
-for one epoch as training reads them, with the default buffers and nothing
-cached. Prints the resident set every so often, and a JSON line last: how far it
-grew over the epoch after its first tenth, and its maximum.
+Links to the dataset's files repeat it until it has --examples images. One epoch
+is read as in training, with the default buffers and without a cache. Prints the
+resident memory 40 times, and a JSON line last: its maximum, and its growth
+after the first tenth of the epoch.
 """
 
 import json
@@ -22,20 +22,20 @@ import input_pipeline as benchmark
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.data.dataset import open_dataset
 
-# What docs/input.md promises of pictures of 110 kB, batches of 128.
+# docs/input.md promises these for images of 110 kB and batches of 128.
 BOUND_GB = 3.0
 GROWTH_GB = 0.2
 
 
 def resident_gb() -> float:
-  """Of this process."""
+  """Returns the resident memory of this process."""
   status = pathlib.Path('/proc/self/status').read_text()
   (line,) = [s for s in status.splitlines() if s.startswith('VmRSS')]
   return int(line.split()[1]) * 1024 / 1e9
 
 
 def main() -> None:
-  """Prints the curve and the JSON line."""
+  """Prints the memory over the epoch, and the JSON line."""
   parser = benchmark.make_parser(__doc__)
   parser.add_argument('--examples', type=int, default=1_281_167)
   parser.add_argument('--finish', default='host')
@@ -48,7 +48,7 @@ def main() -> None:
     )
     number = dataset.num_examples(arguments.split)
     before = resident_gb()
-    print(f'{number} pictures in {len(dataset.files([arguments.split]))} files')
+    print(f'{number} images in {len(dataset.files([arguments.split]))} files')
     print(f'before the first batch: {before:.2f} GB')
     batches = input_pipeline.train_batches(
       dataset,

@@ -1,22 +1,23 @@
-"""Images a second of the host's input, side by side in one run.
+"""Measures the host's input pipelines in images/s, taking turns in one run.
 
   python benchmarks/input_pipeline.py --data_dir=DIR --dataset=imagenet2012 \
     --split=train [--batch_size=128] [--rounds=3] [--seconds=8]
 
-On the same pictures of any TFDS set, in turns:
+All pipelines read the same images of a TFDS dataset:
 
   naive    what one writes first: decode_jpeg, tf.image.resize of the short side
            to 256, random_crop, random_flip_left_right, minus the mean image,
            plus lighting, float32, AUTOTUNE, the same batch and prefetch
   PIL      torchvision's transforms (Resize, RandomCrop, RandomHorizontalFlip,
            ToTensor, Normalize), one process a core, batches not collected
-  full     this project from the files as they are, finished on the host
-  full, d  the same with config.data.finish='device'
-  256, d   from its 256 x 256 set, which is built here, with 'device'
+  full     this project from the original files, data.finish=host
+  full, d  the same with data.finish=device
+  256, d   this project from the 256 x 256 dataset, which is built first, with
+           data.finish=device
 
-A set of few pictures is repeated by links to its files. Times are of the
-process in user and system mode, on all its threads. The last line is a JSON
-object; a ratio is the median of those of each round.
+A small dataset is repeated by links to its files. CPU times are the process's,
+in user and system mode, on all its threads. The last line is a JSON object; a
+ratio is the median of the ratios of each round.
 """
 
 import argparse
@@ -43,14 +44,15 @@ import tensorflow_datasets as tfds
 import turns
 from PIL import Image
 
-from alexnet_jax.data import decoding, input_pipeline, resized
+from alexnet_jax.data import decoding, input_pipeline
 from alexnet_jax.data.dataset import Dataset, open_dataset
 from alexnet_jax.data.preprocessing import Preprocessing
+from alexnet_jax.data.resized.builder import build, resized_builder
 
 CROP = 227
 EIGENVALUES = np.array([121.8, 37.1, 19.7]) ** 2
 EIGENVECTORS = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-# The paper's.
+# The paper's preprocessing.
 PREPROCESSING = Preprocessing(
   dataset=None,
   class_names=(),
@@ -66,7 +68,7 @@ PREPROCESSING = Preprocessing(
   eigenvalues=EIGENVALUES,
   eigenvectors=EIGENVECTORS,
 )
-# In images/s, and in images a CPU-second.
+# Ratios of images/s, and of images per CPU-second.
 TARGETS = {
   'input_full_vs_naive': 1.5,
   'input_full_vs_naive_cpu': 1.2,
@@ -76,7 +78,7 @@ TARGETS = {
 
 
 def repeated(dataset: Dataset, split: str, least: int, folder: str) -> Dataset:
-  """A set of at least so many examples: links to the files of a split."""
+  """Repeats a split by links to its files until it has `least` examples."""
   source = pathlib.Path(dataset.builder.data_path)
   info = json.loads((source / 'dataset_info.json').read_text())
   (of_split,) = [s for s in info['splits'] if s['name'] == split]
@@ -100,7 +102,7 @@ def repeated(dataset: Dataset, split: str, least: int, folder: str) -> Dataset:
 
 
 def naive_batches(dataset: Dataset, split: str, batch_size: int) -> Iterator:
-  """The pipeline that one writes first."""
+  """Yields batches of the pipeline that one writes first, without end."""
   mean = tf.constant(np.full((CROP, CROP, 3), 110), tf.float32)
   components = tf.constant(EIGENVECTORS * np.sqrt(EIGENVALUES), tf.float32)
 
@@ -133,7 +135,7 @@ def naive_batches(dataset: Dataset, split: str, batch_size: int) -> Iterator:
 def our_batches(
   dataset: Dataset, split: str, batch_size: int, finish: str
 ) -> Iterator:
-  """This project's, with the paper's preprocessing."""
+  """Yields this project's batches with the paper's preprocessing."""
   epoch = 0
   while True:
     yield from input_pipeline.train_batches(
@@ -150,7 +152,7 @@ def our_batches(
 
 
 def _pil_views(files: list[bytes]) -> tuple[int, float]:
-  """Views of some files, and the seconds of CPU that they took."""
+  """Returns the number of views made, and the CPU-seconds that they took."""
   start = time.process_time()
   rng = np.random.default_rng()
   mean = np.array([0.485, 0.456, 0.406], np.float32)
@@ -174,7 +176,7 @@ def _pil_views(files: list[bytes]) -> tuple[int, float]:
 def measure_pil(
   pool, files: list[bytes], seconds: float
 ) -> tuple[float, float]:
-  """Images/s, and CPU-seconds an image, of one process a core."""
+  """Returns images/s and CPU-seconds an image, with one process a core."""
   chunks = [files[i : i + 16] for i in range(0, len(files), 16)]
   done, used, start = 0, 0.0, time.perf_counter()
   while time.perf_counter() < start + seconds:
@@ -191,7 +193,7 @@ def _cpu() -> float:
 def measure(
   batches: Iterator, batch_size: int, seconds: float
 ) -> tuple[float, float]:
-  """Images/s, and CPU-seconds an image, once it runs steadily."""
+  """Returns images/s and CPU-seconds an image, after a third of the time."""
   begin = time.perf_counter()
   while time.perf_counter() < begin + seconds / 3:
     next(batches)
@@ -205,7 +207,7 @@ def measure(
 
 @dataclasses.dataclass
 class Case:
-  """A pipeline, and what was measured of it: images/s and CPU-seconds each."""
+  """A pipeline and its measurements: images/s, and CPU-seconds an image."""
 
   name: str
   run: Callable[[], tuple[float, float]]
@@ -214,13 +216,13 @@ class Case:
 
 
 def compare(cases: list[Case], rounds: int) -> None:
-  """Takes turns, and prints a table."""
+  """Measures the pipelines in turns and prints a table."""
   for _ in range(rounds):
     for case in cases:
       wall, cpu = case.run()
       case.wall.append(wall)
       case.cpu.append(cpu)
-      time.sleep(0.5)  # What was prefetched for nobody has been dropped.
+      time.sleep(0.5)  # Until unused prefetched batches are dropped.
   print(
     f'{"":10}{"images/s":>10}{"vs naive":>10}{"ms of CPU":>12}{"vs naive":>10}'
   )
@@ -233,17 +235,18 @@ def compare(cases: list[Case], rounds: int) -> None:
 
 
 def ratio(case: Case, naive: Case) -> tuple[float, float]:
-  """How many times naive's images/s, and its images a CPU-second."""
+  """Returns how many times naive's images/s and images per CPU-second."""
   walls = [a / b for a, b in zip(case.wall, naive.wall, strict=True)]
   cpus = [b / a for a, b in zip(case.cpu, naive.cpu, strict=True)]
   return statistics.median(walls), statistics.median(cpus)
 
 
 def distances(files: list[bytes]) -> tuple[float, float]:
-  """Mean grey levels between a crop and that of `decoding.decode_square`.
+  """Returns mean differences from crops of `decoding.decode_square`.
 
   Returns:
-    Of this project's crops, and of `tf.image.resize` without antialiasing.
+    In grey levels: of this project's crops, and of `tf.image.resize` without
+    antialiasing.
   """
   rng = np.random.default_rng(0)
   ours, plain = [], []
@@ -265,7 +268,7 @@ def distances(files: list[bytes]) -> tuple[float, float]:
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
-  """Which pictures are read."""
+  """Returns a parser with the flags that choose a dataset."""
   parser = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -276,7 +279,7 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def main() -> None:
-  """Prints the table and the JSON line."""
+  """Prints a table and the JSON line."""
   parser = make_parser(__doc__)
   parser.add_argument('--batch_size', type=int, default=128)
   parser.add_argument('--rounds', type=int, default=3)
@@ -289,26 +292,24 @@ def main() -> None:
     # Before TensorFlow's threads start.
     multiprocessing.get_context('spawn').Pool(os.cpu_count()) as pool,
   ):
-    builder = resized.resized_builder(source, f'{folder}/256')
     with contextlib.redirect_stdout(sys.stderr):
-      resized.build(builder)
-    small = open_dataset(
-      f'{builder.info.full_name.rsplit("/", 1)[0]}', f'{folder}/256'
-    )
+      small = build(resized_builder(source, f'{folder}/256'))
     least = 2000 * batch_size
     full = repeated(source, split, least, f'{folder}/repeated')
     small = repeated(small, split, least, f'{folder}/repeated')
     files = [e['image'] for e in source.read(split).take(400)
              .as_numpy_iterator()]  # fmt: skip
     print(
-      f'{source.full_name} {split}: {source.num_examples(split)} pictures, '
+      f'{source.full_name} {split}: {source.num_examples(split)} images, '
       f'{np.mean([len(file) for file in files]) / 1e3:.0f} kB each; crops of '
       f'{CROP}, batch {batch_size}, {os.cpu_count()} cores, TensorFlow '
       f'{tf.__version__}'
     )
     print(
-      'crops differ from decoding whole by {:.2f} grey levels; without '
-      'antialiasing tf.image.resize would by {:.2f}'.format(*distances(files))
+      'grey levels between crops and crops of the whole decoded image: {:.2f}; '
+      'for tf.image.resize without antialiasing: {:.2f}'.format(
+        *distances(files)
+      )
     )
 
     def of(batches):
@@ -327,7 +328,8 @@ def main() -> None:
     ]
     compare(cases, arguments.rounds)
   ratios = {}
-  # 'device' sends both on with a quarter of the bytes; the host's is told too.
+  # The targets are for 'device', which sends a quarter of the bytes; the ratio
+  # of 'host' is reported without a target.
   for name, case in (
     ('full', cases[3]),
     ('256', cases[4]),

@@ -1,15 +1,16 @@
-"""How well an epoch is shuffled, at ImageNet's size, against a permutation.
+"""Measures how well an epoch of ImageNet's size is shuffled.
 
   python benchmarks/shuffle.py [--files=1024] [--examples=1251]
 
-A set of so many files with so many numbered records each is written to a
-temporary folder and put in order as training puts pictures, for two epochs.
+Writes a dataset of --files files with --examples numbered records each to a
+temporary folder, shuffles it as in training for two epochs, and compares the
+order with a permutation:
 
-  spread   standard deviation of the places of a file's records, over the length
-           of the epoch: .289 where they lie anywhere
-  files    different files among the 128 of a batch
-  again    of two that share a batch in one epoch, the share that lies within
-           8192 of each other in the next: 1.3% by chance
+  spread   standard deviation of the positions of a file's records, as a
+           fraction of the epoch; .289 if they are anywhere
+  files    number of different files in a batch of 128
+  again    of the pairs that share a batch in one epoch, the fraction that is
+           within 8192 records of each other in the next; 1.3% by chance
 """
 
 import argparse
@@ -30,8 +31,8 @@ BATCH = 128
 NEAR = 8192
 
 
-def write_set(folder: str, files: int, examples: int) -> dataset.Dataset:
-  """A TFDS set whose records are their own numbers."""
+def write_dataset(folder: str, files: int, examples: int) -> dataset.Dataset:
+  """Writes and opens a TFDS dataset whose records are their own numbers."""
   target = pathlib.Path(folder) / 'numbers' / '1.0.0'
   target.mkdir(parents=True)
   for i in range(files):
@@ -66,7 +67,7 @@ def write_set(folder: str, files: int, examples: int) -> dataset.Dataset:
 
 
 def epoch_order(numbers: dataset.Dataset, seed: int, buffer: int) -> np.ndarray:
-  """The numbers in the order of an epoch."""
+  """Returns the numbers in the order of an epoch."""
   records = numbers.records('train', seed).shuffle(buffer, seed=seed)
   batches = records.batch(NEAR).map(lambda r: tf.io.decode_raw(r, tf.int32))
   return np.concatenate([b[:, 0] for b in batches.as_numpy_iterator()])
@@ -75,9 +76,9 @@ def epoch_order(numbers: dataset.Dataset, seed: int, buffer: int) -> np.ndarray:
 def measure(
   one: np.ndarray, other: np.ndarray, examples: int
 ) -> tuple[float, float, float]:
-  """Spread, files and again, of two epochs' orders."""
-  places = np.argsort(one).reshape(-1, examples)
-  spread = places.std(axis=1).mean() / len(one)
+  """Returns spread, files and again from the orders of two epochs."""
+  positions = np.argsort(one).reshape(-1, examples)
+  spread = positions.std(axis=1).mean() / len(one)
   batches = one[: len(one) // BATCH * BATCH].reshape(-1, BATCH)
   files = np.mean([len(np.unique(batch // examples)) for batch in batches])
   then = np.argsort(other)
@@ -86,7 +87,7 @@ def measure(
 
 
 def main() -> None:
-  """Prints a table."""
+  """Prints a table and the JSON line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -110,7 +111,7 @@ def main() -> None:
     )
 
   with tempfile.TemporaryDirectory() as folder:
-    numbers = write_set(folder, arguments.files, arguments.examples)
+    numbers = write_dataset(folder, arguments.files, arguments.examples)
     default = dataset._FILES_AT_ONCE
     for at_once in (16, default):
       for buffer in (8192, 65536):

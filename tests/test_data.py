@@ -64,7 +64,7 @@ def test_an_epoch_is_a_function_of_seed_and_epoch(tiny):
     )
 
 
-def test_an_epoch_goes_on_at_any_position(tiny):
+def test_an_epoch_resumes_at_any_position(tiny):
   assert_same(train_batches(tiny, start=4), train_batches(tiny)[4:])
 
 
@@ -99,7 +99,7 @@ for batch in train_batches(
 
 
 def test_real_processes_share_each_batch(tiny, tiny_dir):
-  # Each with threads and buffers of its own, all of them at once.
+  # Each has its own threads and buffers, and all run at the same time.
   processes = [
     subprocess.Popen(
       [sys.executable, '-c', DIGESTS, str(tiny_dir), str(i), '2'],
@@ -134,7 +134,7 @@ def test_the_order_is_that_of_any_batch_size(tiny):
 def test_threads_and_buffers_change_nothing(tiny, tmp_path, monkeypatch):
   expected = train_batches(tiny)
   monkeypatch.setattr(input_pipeline, 'PREFETCH', 5)
-  monkeypatch.setattr(tf.data, 'AUTOTUNE', 1)  # One picture after the other.
+  monkeypatch.setattr(tf.data, 'AUTOTUNE', 1)  # One image after the other.
   assert_same(train_batches(tiny), expected)
   monkeypatch.setattr(tf.data, 'AUTOTUNE', 13)
   monkeypatch.setattr(dataset, '_READ_BYTES', 777)
@@ -147,26 +147,26 @@ def test_a_copy_changes_nothing(tiny, tmp_path):
   assert pathlib.Path(copy.builder.data_path) == folder
   assert_same(train_batches(copy), train_batches(tiny))
   assert copy.num_examples('validation') == 19
-  # What is there is not copied again, unless it is not whole.
-  broken = folder / 'tiny-train.tfrecord-00001-of-00003'
-  broken.write_bytes(broken.read_bytes()[:-1])
+  # A file that was copied is not copied again, unless it is incomplete.
+  incomplete = folder / 'tiny-train.tfrecord-00001-of-00003'
+  incomplete.write_bytes(incomplete.read_bytes()[:-1])
   times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
   again = cache.cached(tiny, ['train'], str(tmp_path))
   assert_same(train_batches(again), train_batches(tiny))
   changed = {p for p, time in times.items() if p.stat().st_mtime_ns != time}
-  assert changed == {broken}
+  assert changed == {incomplete}
 
 
 def test_a_copy_that_does_not_fit_is_refused(tiny, tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=1000)
   monkeypatch.setattr(shutil, 'disk_usage', lambda _: usage)
-  with pytest.raises(UserError, match=r'0.0 MB free, and 0\.\d MB are to be'):
+  with pytest.raises(UserError, match=r'0.0 MB free but needs 0\.\d MB '):
     cache.cached(tiny, ['train'], str(tmp_path))
   assert not list((tmp_path / 'tiny' / '1.0.0').iterdir())
 
 
 def test_what_is_skipped_is_not_decoded(tmp_path, image_files, tiny):
-  """Only the images of the last batch are whole."""
+  """Only the images of the last batch can be decoded."""
   plain = dataclasses.replace(PLAIN, crop_size=40)
   arguments = {'batch_size': 16, 'seed': 0, 'epoch': 0}
   batches = list(
@@ -184,23 +184,23 @@ def test_what_is_skipped_is_not_decoded(tmp_path, image_files, tiny):
   ]
   assert sum(encoded == e for (encoded, _), (e, _) in
              zip(files, image_files[:64], strict=True)) == 16  # fmt: skip
-  broken = open_dataset(
+  corrupt = open_dataset(
     store(files + image_files[64:], tmp_path), str(tmp_path)
   )
 
-  def go_on_from(start):
+  def resume_at(start):
     return list(
       input_pipeline.train_batches(
-        broken, 'train', plain, start=start, **arguments
+        corrupt, 'train', plain, start=start, **arguments
       )
     )
 
-  assert_same(go_on_from(3), batches[3:])
+  assert_same(resume_at(3), batches[3:])
   with pytest.raises(UserError, match='cannot decode'):
-    go_on_from(2)
+    resume_at(2)
 
 
-def test_every_picture_at_most_once_and_others_left_out(tiny):
+def test_an_epoch_has_every_image_at_most_once_and_drops_others_each_time(tiny):
   plain = dataclasses.replace(PLAIN, crop_size=40)
 
   def epoch(number):
@@ -211,7 +211,7 @@ def test_every_picture_at_most_once_and_others_left_out(tiny):
 
   epochs = [epoch(number) for number in range(4)]
   assert [len(seen) for seen in epochs] == [60] * 4
-  # The four left out are others each time.
+  # Each epoch drops four other images.
   assert len({frozenset(seen) for seen in epochs}) == 4
   assert len(set.union(*epochs)) == 64
 
@@ -230,7 +230,7 @@ def test_files_are_shuffled_too(tiny):
 
 @pytest.mark.parametrize('batch_size', [1, 5, 7, 19, 100])
 @pytest.mark.parametrize('processes', [1, 4])
-def test_every_picture_is_scored_once(tiny, batch_size, processes):
+def test_every_image_is_scored_once(tiny, batch_size, processes):
   batch_size *= processes
   parts = [
     list(
@@ -247,7 +247,7 @@ def test_every_picture_is_scored_once(tiny, batch_size, processes):
   ]
   scored = [
     image
-    for step in zip(*parts, strict=True)  # As many batches for each process.
+    for step in zip(*parts, strict=True)  # Each process has as many batches.
     for part in step
     for image, mask in zip(part['image'], part['mask'], strict=True)
     if mask
@@ -257,32 +257,32 @@ def test_every_picture_is_scored_once(tiny, batch_size, processes):
   assert sizes == {batch_size // processes}
 
 
-BROKEN = (
+UNDECODABLE = (
   'tiny-train.tfrecord-00001-of-00003__16',
   'tiny-validation.tfrecord-00001-of-00003__0',
 )
 
 
-def test_an_undecodable_picture_is_named(tmp_path, image_files):
-  broken = list(image_files)
-  # The check when it is stored looks at the header alone.
-  broken[37] = (image_files[37][0][:600], 0)
-  broken[70] = (image_files[70][0][:600], 0)
-  name = store(broken, tmp_path)
+def test_an_undecodable_image_is_named(tmp_path, image_files):
+  files = list(image_files)
+  # TFDS checks only the header when it stores an image.
+  files[37] = (image_files[37][0][:600], 0)
+  files[70] = (image_files[70][0][:600], 0)
+  name = store(files, tmp_path)
   dataset = open_dataset(name, str(tmp_path))
-  with pytest.raises(UserError, match=BROKEN[0]):
+  with pytest.raises(UserError, match=UNDECODABLE[0]):
     train_batches(dataset, batch_size=8)
-  with pytest.raises(UserError, match=BROKEN[0]):
+  with pytest.raises(UserError, match=UNDECODABLE[0]):
     color_stats.compute_color_stats(dataset, 'train', 'short_side', 40)
   batches = input_pipeline.eval_batches(
     dataset, 'validation', PLAIN, batch_size=4
   )
-  with pytest.raises(UserError, match=BROKEN[1]):
+  with pytest.raises(UserError, match=UNDECODABLE[1]):
     list(batches)
 
 
 def damaged(image_files, folder):
-  """A set with a broken picture in each split, and one with no valid label."""
+  """A dataset with a corrupt image in each split, and an invalid label."""
   files = list(image_files)
   files[37] = (image_files[37][0][: len(image_files[37][0]) // 2], 0)
   files[70] = (image_files[70][0][:600], 0)
@@ -298,59 +298,58 @@ def damaged(image_files, folder):
   return open_dataset(name, str(folder))
 
 
-def test_faults_are_left_out(tmp_path, image_files):
-  found = damaged(image_files, tmp_path)
+def test_faults_are_skipped(tmp_path, image_files):
+  corrupt = damaged(image_files, tmp_path)
   workdir = epath.Path(tmp_path)
   with pytest.raises(UserError, match=r'2 of 64 examples of split .train.'):
-    faults.leave_out(found, ['train'], workdir, 0.01)
-  sound = faults.leave_out(found, ['train', 'validation'], workdir, 0.06)
+    faults.skip_faults(corrupt, ['train'], workdir, 0.01)
+  usable = faults.skip_faults(corrupt, ['train', 'validation'], workdir, 0.06)
   mislabelled = 'tiny-train.tfrecord-00002-of-00003__4'
-  assert sound.left_out == {
-    'train': {BROKEN[0], mislabelled},
-    'validation': {BROKEN[1]},
+  assert usable.skipped == {
+    'train': {UNDECODABLE[0], mislabelled},
+    'validation': {UNDECODABLE[1]},
   }
-  assert sound.num_examples('train') == 62
-  assert sound.num_examples('validation') == 18
-  batches = train_batches(sound, batch_size=31)
+  assert usable.num_examples('train') == 62
+  assert usable.num_examples('validation') == 18
+  batches = train_batches(usable, batch_size=31)
   assert [len(batch['label']) for batch in batches] == [31, 31]
-  keys = {e['key'].decode() for e in sound.read('train').as_numpy_iterator()}
+  keys = {e['key'].decode() for e in usable.read('train').as_numpy_iterator()}
   assert len(keys) == 62
-  assert not keys & sound.left_out['train']
+  assert not keys & usable.skipped['train']
   scored = input_pipeline.eval_batches(
-    sound, 'validation', PLAIN, batch_size=10
+    usable, 'validation', PLAIN, batch_size=10
   )
   assert sum(batch['mask'].sum() for batch in scored) == 18
-  # Two processes leave out the same.
+  # Two processes skip the same examples.
   parts = [
-    train_batches(sound, batch_size=30, process_index=i, process_count=2)
+    train_batches(usable, batch_size=30, process_index=i, process_count=2)
     for i in range(2)
   ]
-  whole = train_batches(sound, batch_size=30)
-  for step, batch in enumerate(whole):
+  for step, batch in enumerate(train_batches(usable, batch_size=30)):
     np.testing.assert_array_equal(
       np.concatenate([part[step]['label'] for part in parts]), batch['label']
     )
-  # Kept in the workdir, the set is not checked again.
-  (workdir / faults.FILE).write_text(faults.to_json(sound, workdir))
+  # With the list in the workdir, the dataset is not checked again.
+  faults.write_skipped(usable, workdir)
   (tmp_path / 'tiny').rename(tmp_path / 'away')
-  again = faults.leave_out(found, ['train', 'validation'], workdir, 0.06)
-  assert again.left_out == sound.left_out
+  again = faults.skip_faults(corrupt, ['train', 'validation'], workdir, 0.06)
+  assert again.skipped == usable.skipped
 
 
 def test_a_label_out_of_range_is_named(tmp_path, image_files):
-  found = damaged(image_files, tmp_path)
-  message = r'label 3 of picture tiny-train.*00003__4 .* 0 to 2 expected'
+  corrupt = damaged(image_files, tmp_path)
+  message = r'label 3 of image tiny-train.*00003__4 .* expected 0 to 2'
   with pytest.raises(UserError, match=message):
-    color_stats.compute_color_stats(found, 'train[43:]', 'short_side', 40)
+    color_stats.compute_color_stats(corrupt, 'train[43:]', 'short_side', 40)
 
 
 def cut(path):
-  """Damages a file: within a record."""
+  """Cuts off a file within a record."""
   path.write_bytes(path.read_bytes()[:-100])
 
 
 def shorten(path):
-  """Damages a file: between two records, which its checksums do not show."""
+  """Cuts off a file between two records, which its checksums do not show."""
   records = [r.numpy() for r in tf.data.TFRecordDataset(str(path))]
   with tf.io.TFRecordWriter(str(path)) as file:
     for record in records[:-1]:
@@ -358,42 +357,42 @@ def shorten(path):
 
 
 @pytest.mark.parametrize('damage', [cut, shorten, pathlib.Path.unlink])
-def test_a_damaged_file_is_named(tmp_path, image_files, damage):
-  found = open_dataset(store(image_files, tmp_path), str(tmp_path))
+def test_a_corrupt_file_is_named(tmp_path, image_files, damage):
+  tiny = open_dataset(store(image_files, tmp_path), str(tmp_path))
   folder = tmp_path / 'tiny' / '1.0.0'
   damage(folder / 'tiny-train.tfrecord-00001-of-00003')
   damage(folder / 'tiny-validation.tfrecord-00002-of-00003')
   for read, file in (
-    (lambda: train_batches(found, batch_size=8), '00001-of-00003'),
-    (lambda: faults.find_faults(found, 'train'), '00001-of-00003'),
+    (lambda: train_batches(tiny, batch_size=8), '00001-of-00003'),
+    (lambda: faults.find_faults(tiny, 'train'), '00001-of-00003'),
     (
-      lambda: color_stats.compute_color_stats(found, 'train', 'warp', 40),
+      lambda: color_stats.compute_color_stats(tiny, 'train', 'warp', 40),
       '00001-of-00003',
     ),
     (
       lambda: list(
-        input_pipeline.eval_batches(found, 'validation', PLAIN, batch_size=4)
+        input_pipeline.eval_batches(tiny, 'validation', PLAIN, batch_size=4)
       ),
       '00002-of-00003',
     ),
   ):
-    with pytest.raises(UserError, match=rf'{file} of split .* damaged'):
+    with pytest.raises(UserError, match=rf'{file} of split .* corrupt'):
       read()
 
 
-def test_keys_of_another_set_are_refused(tiny, tmp_path):
+def test_keys_of_another_dataset_are_refused(tiny, tmp_path):
   workdir = epath.Path(tmp_path)
   for keys, message in (
-    (5, 'broken'),
-    ('abc', 'broken'),
-    ([1], 'broken'),
-    (['bogus__1'], 'has not'),
-    (['tiny-train.tfrecord-00001-of-00003__99'], 'has not'),
+    (5, 'corrupt'),
+    ('abc', 'corrupt'),
+    ([1], 'corrupt'),
+    (['bogus__1'], 'does not have'),
+    (['tiny-train.tfrecord-00001-of-00003__99'], 'does not have'),
   ):
     text = json.dumps({'tiny/1.0.0': {'train': keys}})
     (workdir / faults.FILE).write_text(text)
     with pytest.raises(UserError, match=message):
-      faults.leave_out(tiny, ['train'], workdir, 0.5)
+      faults.skip_faults(tiny, ['train'], workdir, 0.5)
 
 
 def test_to_devices_keeps_order(tiny):
@@ -463,7 +462,7 @@ def test_digits(tmp_path):
     ('tiny:2.0.0', 'tiny'),
   ],
 )
-def test_a_data_set_that_is_not_there(tmp_path, name, message):
+def test_a_dataset_that_does_not_exist(tmp_path, name, message):
   with pytest.raises(UserError, match=message) as error:
     open_dataset(name, str(tmp_path))
   assert '\n' not in str(error.value)
@@ -472,18 +471,19 @@ def test_a_data_set_that_is_not_there(tmp_path, name, message):
 def test_another_version_than_the_one_prepared(tiny_dir, tmp_path):
   with pytest.raises(UserError, match=r'prepared there: 1\.0\.0'):
     open_dataset('tiny:2.0.0', str(tiny_dir))
-  # One that TFDS knows how to build, in a version before today's.
+  # A dataset that TFDS can build, in an older version.
   old = tmp_path / 'mnist' / '2.0.0'
   shutil.copytree(tiny_dir / 'tiny' / '1.0.0', old)
   with pytest.raises(
     UserError, match=r'mnist/3.* not prepared .*mnist 2\.0\.0'
   ):
     open_dataset('mnist:3.0.1', str(tmp_path))
-  with pytest.raises(UserError, match='--source=tiny makes such'):
-    open_dataset('tiny_256', str(tmp_path))
+  for name, how in (('tiny_256', 'short_side'), ('tiny_256_warp', 'warp')):
+    with pytest.raises(UserError, match=f'--source=tiny --resize={how} --data'):
+      open_dataset(name, str(tmp_path))
 
 
-def test_a_split_that_is_not_there(tiny):
+def test_a_split_that_does_not_exist(tiny):
   with pytest.raises(UserError, match='there are train, validation'):
     tiny.num_examples('test')
   assert tiny.num_examples('train[:50%]') == 32

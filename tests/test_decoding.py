@@ -45,7 +45,7 @@ def test_resize_is_pils(photographs, shape):
 
 
 def crops(encoded, how, size, crop_size):
-  """Crops of the square, decoded whole and decoded in part."""
+  """Yields crops of the square: decoded in part, and cut from the whole."""
   square = decoding.decode_square(encoded, how, size).numpy().astype(int)
   rest = size - crop_size
   for top, left in ((0, 0), (rest, rest), (rest // 2, 0), (rest // 3, rest)):
@@ -72,21 +72,21 @@ def crops(encoded, how, size, crop_size):
   ],
 )
 def test_a_crop_is_decoded_alone(photographs, how, mode, form, options):
-  # Pictures of ImageNet's size: they shrink 1.3 to 1.7 times.
+  # Images of ImageNet's size, which shrink 1.3 to 1.7 times.
   for photograph in photographs:
-    picture = photograph[:333, 10:510]
-    encoded = encode(picture, mode, form, **options)
+    encoded = encode(photograph[:333, 10:510], mode, form, **options)
     for part, whole in crops(encoded, how, 256, 227):
       difference = np.abs(part - whole)
-      # Without antialiasing: 2.9 on these; a shift by a pixel gives 8 and more.
+      # Without antialiasing it is 2.9 on these; a shift by a pixel gives 8 and
+      # more.
       assert difference.mean() < 3.5
       moved = np.abs(part[:, 1:] - whole[:, :-1]).mean()
       assert moved > 2 * difference.mean()
 
 
 def test_no_edge_is_off_by_more_than_a_part_of_a_pixel():
-  # On a slope of one grey level a pixel each way, where a shift by one pixel
-  # moves the mean by one level.
+  # A slope of one grey level per pixel each way: a shift by one pixel moves the
+  # mean by one level.
   ramp = np.arange(120)[None, :, None] + np.arange(100)[:, None, None]
   encoded = encode(np.repeat(ramp, 3, 2).astype(np.uint8), form='PNG')
   for part, whole in crops(encoded, 'short_side', 71, 64):
@@ -95,7 +95,7 @@ def test_no_edge_is_off_by_more_than_a_part_of_a_pixel():
 
 
 @pytest.mark.parametrize('shape', [(100, 160), (20, 30), (255, 250)])
-def test_a_crop_of_a_small_picture_is_the_same(photographs, shape):
+def test_a_crop_of_a_small_image_is_the_same(photographs, shape):
   encoded = encode(photographs[0][: shape[0], : shape[1]])
   for part, whole in crops(encoded, 'short_side', 256, 227):
     assert np.abs(part - whole).max() <= 1
@@ -105,7 +105,7 @@ def test_a_crop_of_a_small_picture_is_the_same(photographs, shape):
 def test_a_crop_of_a_square_is_not_resampled(photographs, form):
   encoded = encode(photographs[0][:256, :256], form=form)
   for part, whole in crops(encoded, 'short_side', 256, 227):
-    # libjpeg has the colour of a crop's outermost pixels from fewer of them.
+    # libjpeg has fewer pixels for the colour of a crop's outermost ones.
     difference = np.abs(part - whole)
     assert difference[2:-2, 2:-2].max() == 0
     assert difference.mean() < 0.05
@@ -120,10 +120,10 @@ def test_a_crop_of_a_square_is_not_resampled(photographs, form):
 
 
 def test_a_part_is_decoded_alone(photographs):
-  picture = photographs[1][:333, 10:510]
+  photograph = photographs[1][:333, 10:510]
   place = ([20, 300], [300, 190])
   for form in ('JPEG', 'PNG'):
-    encoded = encode(picture, form=form)
+    encoded = encode(photograph, form=form)
     part = decoding.decode_part(
       encoded,
       lambda shape: (tf.constant(place[0]), tf.constant(place[1])),
@@ -134,7 +134,7 @@ def test_a_part_is_decoded_alone(photographs):
     assert np.abs(part.astype(int) - expected).mean() < 1.5
 
 
-def test_a_thread_is_no_picture():
+def test_a_very_thin_image_is_refused():
   for form in ('JPEG', 'PNG'):
     thin = encode(np.zeros((2, 300, 3), np.uint8), form=form)
     for decode in (

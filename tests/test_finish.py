@@ -1,4 +1,4 @@
-"""The last steps on the device: the host's numbers, a quarter of the bytes."""
+"""`data.finish=device`: the host's numbers from a quarter of the bytes."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ def size(batch):
   return sum(x.nbytes for x in batch.values())
 
 
-# Cut with a border that must stay 0, and so that pixels are left out.
+# The first pads a border that must stay 0, the second drops pixels.
 BLOCKS = {
   'pixels': None,
   'blocks': Conv(8, kernel=11, stride=4, padding=(2, 2)).blocks(32),
@@ -70,7 +70,7 @@ def test_a_training_batch(tiny, case, cut):
     assert ours['image'].dtype == np.uint8
     assert size(ours) < 0.26 * size(theirs)
     np.testing.assert_array_equal(finish(ours), theirs['image'])
-    # What the host finished is left as it is.
+    # What the host has finished is not changed.
     np.testing.assert_array_equal(finish(theirs), theirs['image'])
 
 
@@ -115,7 +115,7 @@ def test_blocks_are_the_pixels_rearranged(tiny, cut):
   )
 
 
-def test_what_the_host_finishes_is_of_the_networks_dtype(tiny):
+def test_the_host_finishes_in_the_networks_dtype(tiny):
   wide, narrow = (
     next(
       input_pipeline.train_batches(
@@ -144,8 +144,8 @@ def test_ten_crops_fill_no_larger_batch(tiny, crops):
 
 
 @pytest.mark.parametrize(
-  ('batch_size', 'crops', 'devices', 'found'),
+  ('batch_size', 'crops', 'devices', 'expected'),
   [(256, 1, 3, 258), (256, 10, 1, 25), (256, 10, 4, 28), (7, 10, 8, 8)],
 )
-def test_pictures_of_a_batch(batch_size, crops, devices, found):
-  assert scoring.num_images(batch_size, crops, devices) == found
+def test_number_of_images_in_a_batch(batch_size, crops, devices, expected):
+  assert scoring.num_images(batch_size, crops, devices) == expected

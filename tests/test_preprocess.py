@@ -29,7 +29,7 @@ PLAIN = Preprocessing(
 
 
 def train_view(encoded, i, p):
-  """The i-th view of an epoch, as the network gets it, and as it is shipped."""
+  """Returns the i-th view of an epoch: the network's input, and as sent."""
   draws = preprocess.draw(p, 2000, seed=7)
   drawn = {name: x[i] for name, x in draws.items()}
   view = preprocess.train_view(encoded, drawn, p)
@@ -43,24 +43,24 @@ def eval_views(encoded, p, crops):
 
 
 def square(photographs):
-  """A 40 x 40 picture, as a PNG (which is exact) and as pixels."""
+  """A 40 x 40 image, as a PNG (which is exact) and as pixels."""
   pixels = photographs[0][200:240, 300:340]
   return encode(pixels, form='PNG'), pixels.astype(np.float32)
 
 
-def test_every_crop_position_is_drawn_and_no_other():
+def test_all_crop_positions_are_drawn_and_no_other():
   # 9 x 9 positions of a 32 crop in 40 x 40, both ends included.
   drawn = preprocess.draw(PLAIN, 2000, seed=7)['place'].numpy()[:, :2]
   assert (
     {top for top, _ in drawn} == {left for _, left in drawn} == set(range(9))
   )
-  # Uniform: 2000 / 81 = 24.7 of each, deviation 5.
+  # Uniform: 2000 / 81 = 24.7 of each, with a standard deviation of 5.
   counts = np.bincount([9 * top + left for top, left in drawn], minlength=81)
   assert counts.min() > 5
   assert counts.max() < 50
 
 
-def test_train_view_is_a_crop_of_the_picture(photographs):
+def test_train_view_is_a_crop_of_the_image(photographs):
   encoded, pixels = square(photographs)
   seen = set()
   for i in range(30):
@@ -92,24 +92,24 @@ def test_flip_is_half_and_half(photographs):
 
 
 @pytest.mark.parametrize(
-  ('mode', 'deviations'),
+  ('mode', 'expected'),
   [
     ('sqrt_eigenvalue', 0.1 * np.sqrt(EIGENVALUES)),
-    # The text's eigenvalue, on pixels of [0, 1]; in grey levels.
+    # The eigenvalue of the text, on pixels of [0, 1], in grey levels.
     ('eigenvalue', 255 * 0.1 * EIGENVALUES / 255**2),
   ],
 )
-def test_lighting_has_the_principal_components(mode, deviations):
+def test_lighting_has_the_principal_components(mode, expected):
   p = dataclasses.replace(PLAIN, lighting=mode)
   offsets = preprocess.draw(p, 3000, seed=7)['lighting'].numpy()
   along = offsets @ EIGENVECTORS
-  np.testing.assert_allclose(along.std(axis=0), deviations, rtol=0.05)
-  assert (np.abs(along.mean(axis=0)) < 0.08 * deviations).all()
+  np.testing.assert_allclose(along.std(axis=0), expected, rtol=0.05)
+  assert (np.abs(along.mean(axis=0)) < 0.08 * expected).all()
   correlation = np.corrcoef(along.T)
   assert np.abs(correlation - np.eye(3)).max() < 0.08
 
 
-def test_lighting_shifts_the_whole_picture_by_one_colour(photographs):
+def test_lighting_shifts_the_whole_image_by_one_colour(photographs):
   encoded, pixels = square(photographs)
   p = dataclasses.replace(PLAIN, crop_size=40, lighting='sqrt_eigenvalue')
   view, _ = train_view(encoded, 3, p)
@@ -128,8 +128,8 @@ def test_mean_image_under_a_crop(photographs):
   flips = set()
   for i in range(5):
     crop, _ = train_view(encoded, i, plain)
-    # The centre of the mean image, whatever is done to the picture (the
-    # authors' code); or the part under the crop, mirrored with it (Caffe).
+    # The centre of the mean image for any crop (the authors' code), or the part
+    # under the crop, mirrored with it (Caffe).
     at_center, _ = train_view(encoded, i, center)
     np.testing.assert_allclose(at_center, crop - mean[4:36, 4:36], atol=1e-4)
     at_same, view = train_view(encoded, i, same)
@@ -170,7 +170,7 @@ def test_json_round_trip():
 
 
 def test_random_resized_crop_is_torchvisions():
-  """Against its algorithm, drawn with NumPy: the same distribution."""
+  """Has the distribution of torchvision's algorithm, drawn with NumPy."""
   height, width, draws = 60, 150, 4000
   p = dataclasses.replace(PLAIN, train_crop='random_resized')
   u = preprocess.draw(p, draws, seed=7)['u']
@@ -200,14 +200,14 @@ def test_random_resized_crop_is_torchvisions():
       if 0 < w <= width and 0 < h <= height:
         top = rng.integers(0, height - h + 1)
         return top, rng.integers(0, width - w + 1), h, w
-    # The picture is wider than 4/3: its middle of that shape.
+    # The image is wider than 4/3: the fallback is its middle of that shape.
     return 0, (width - 80) // 2, height, 80
 
   expected = np.array([one() for _ in range(draws)])
   for ours, theirs in zip(parts.T, expected.T, strict=True):
     at = np.linspace(0, 1, 21)
     error = np.abs(np.quantile(ours, at[1:-1]) - np.quantile(theirs, at[1:-1]))
-    # Quantiles of 4000 draws, in a picture of 150 pixels.
+    # Quantiles of 4000 draws, in an image of 150 pixels.
     assert error.max() < 6
     np.testing.assert_allclose(ours.mean(), theirs.mean(), atol=1.5)
 
@@ -216,8 +216,9 @@ def test_random_resized_crop_is_torchvisions():
   ('shape', 'expected'),
   [((10, 1000), (0, 493, 10, 13)), ((1000, 10), (493, 0, 13, 10))],
 )
-def test_a_part_of_a_picture_that_no_draw_fits(shape, expected):
-  # At 100:1 even the smallest part is too high: its middle, 4:3 or 3:4.
+def test_a_part_of_an_image_that_no_draw_fits(shape, expected):
+  # At 100:1 even the smallest part is too high, and the middle is used, 4:3 or
+  # 3:4.
   p = dataclasses.replace(PLAIN, train_crop='random_resized')
   u = preprocess.draw(p, 2, seed=7)['u'][0]
   assert tuple(np.concatenate(preprocess.random_part(shape, u))) == expected
@@ -233,7 +234,7 @@ def test_random_resized_view(photographs):
   others = [train_view(encoded, i, p)[0] for i in range(2, 6)]
   assert all(np.abs(view - other).max() > 1 for other in others)
   np.testing.assert_array_equal(view, train_view(encoded, 1, p)[0])
-  # Evaluation does not see it.
+  # Evaluation does not depend on it.
   np.testing.assert_array_equal(
     eval_views(encoded, p, 1),
     eval_views(encoded, dataclasses.replace(p, train_crop='random'), 1),

@@ -1,4 +1,4 @@
-"""The 256 x 256 set, as Beam makes it on this machine."""
+"""The 256 x 256 dataset, built with Beam on this machine."""
 
 import dataclasses
 import pathlib
@@ -20,13 +20,14 @@ from alexnet_jax.data import (
   decoding,
   faults,
   input_pipeline,
-  resized,
 )
 from alexnet_jax.data.dataset import open_dataset
+from alexnet_jax.data.resized import builder as resized
+from alexnet_jax.data.resized.__main__ import main
 
 pytest.importorskip('apache_beam', reason='NEEDS BEAM: make venv EXTRAS=beam')
 pytestmark = [
-  # Beam 2.77's own, at import and when it runs.
+  # Raised inside Beam 2.77, at import and when it runs.
   pytest.mark.filterwarnings('ignore::DeprecationWarning'),
   pytest.mark.filterwarnings('ignore::FutureWarning'),
   pytest.mark.filterwarnings('ignore::ResourceWarning'),
@@ -41,7 +42,7 @@ def source(tiny_dir):
 @pytest.fixture(scope='module')
 def made(source, tmp_path_factory):
   folder = tmp_path_factory.mktemp('resized')
-  resized.main(
+  main(
     [
       '--source=tiny:1.0.0',
       f'--data_dir={source.data_dir}',
@@ -56,7 +57,7 @@ def examples(of, split):
 
 
 @pytest.mark.parametrize('split', ['train', 'validation'])
-def test_pictures_are_resized_and_all_else_kept(source, made, split):
+def test_images_are_resized_and_all_else_is_kept(source, made, split):
   assert made.full_name == 'tiny_256/1.0.0'
   assert made.origin == source.full_name
   assert made.class_names == source.class_names
@@ -70,7 +71,7 @@ def test_pictures_are_resized_and_all_else_kept(source, made, split):
     assert ours['image'] == tf.io.encode_jpeg(image, quality=95).numpy()
 
 
-def test_the_statistics_come_with_it(made):
+def test_it_contains_its_statistics(made):
   for split in ('train', 'validation'):
     stored = color_stats.compute_color_stats(made, split, 'short_side', 256)
     sums = color_stats.ColorSums.zero(256)
@@ -78,13 +79,13 @@ def test_the_statistics_come_with_it(made):
       sums = sums.add(tf.io.decode_jpeg(example['image']).numpy()[None])
     for a, b in zip(stored, sums.summarize(), strict=True):
       np.testing.assert_array_equal(a, b)
-  # They are read, not computed: of a part of the split they are others.
+  # They are of all splits that exist; for a part of one they are computed.
   assert color_stats.read_color_stats(made.builder.data_path, 'test') is None
   part = color_stats.compute_color_stats(made, 'train[:9]', 'short_side', 256)
   assert part.num_examples == 9
 
 
-def test_a_seed_gives_the_same_views_of_either(source, made):
+def test_a_seed_gives_the_same_views_of_source_and_resized(source, made):
   p = dataclasses.replace(PLAIN, resize_size=256, crop_size=227, flip=True)
 
   def batches(of):
@@ -94,31 +95,31 @@ def test_a_seed_gives_the_same_views_of_either(source, made):
 
   for ours, theirs in zip(batches(made), batches(source), strict=True):
     np.testing.assert_array_equal(ours['label'], theirs['label'])
-    # The source's are enlarged here: they differ by what JPEG loses.
+    # The source's images grow: they differ only by what JPEG loses.
     assert np.abs(ours['image'] - theirs['image']).mean() < 3
 
 
-def test_it_is_not_made_twice(source, made, capsys):
+def test_it_is_not_built_twice(source, made, capsys):
   folder = pathlib.Path(made.data_dir)
 
   def times():
     return {p: p.stat().st_mtime for p in folder.rglob('*') if p.is_file()}
 
   before = times()
-  resized.main(
+  main(
     [
       '--source=tiny:1.0.0',
       f'--data_dir={source.data_dir}',
       f'--out_dir={folder}',
     ]
   )
-  assert 'tiny_256/1.0.0 was in' in capsys.readouterr().out
+  assert 'tiny_256/1.0.0 exists already' in capsys.readouterr().out
   assert times() == before
 
 
-def test_the_way_of_resizing_is_compared(made):
+def test_another_way_of_resizing_is_refused(made):
   made.check_resize('short_side')
-  with pytest.raises(UserError, match='--resize=warp makes the other'):
+  with pytest.raises(UserError, match=r'Build the other .*--resize=warp'):
     made.check_resize('warp')
 
 
@@ -128,13 +129,13 @@ def test_another_revision_is_refused(made, monkeypatch):
     open_dataset('tiny_256', str(made.data_dir))
 
 
-def test_a_broken_picture_is_named_or_left_out(tmp_path, image_files):
-  broken = list(image_files)
-  broken[37] = (image_files[37][0][:600], 0)
-  source = open_dataset(store(broken, tmp_path), str(tmp_path))
+def test_a_corrupt_image_is_named_or_skipped(tmp_path, image_files):
+  files = list(image_files)
+  files[37] = (image_files[37][0][:600], 0)
+  source = open_dataset(store(files, tmp_path), str(tmp_path))
   with pytest.raises(UserError, match=r'00001-of-00003__16 of split .train.'):
     resized.build(resized.resized_builder(source, str(tmp_path)))
-  # Nothing that loads, and nothing that fills the disk.
+  # It leaves nothing that could be opened or that fills the disk.
   assert [p.name for p in (tmp_path / 'tiny_256').iterdir()] == ['.lock']
   with pytest.raises(UserError, match='1 of 64 images'):
     resized.build(
@@ -151,49 +152,50 @@ def test_a_broken_picture_is_named_or_left_out(tmp_path, image_files):
 
 
 @pytest.mark.parametrize('damage', [cut, shorten, pathlib.Path.unlink])
-def test_a_damaged_file_is_named(tmp_path, image_files, damage):
+def test_a_corrupt_file_is_named(tmp_path, image_files, damage):
   source = open_dataset(store(image_files, tmp_path), str(tmp_path))
   damage(tmp_path / 'tiny' / '1.0.0' / 'tiny-train.tfrecord-00001-of-00003')
   builder = resized.resized_builder(
     source, str(tmp_path), skip_errors=True, max_error_rate=1.0
   )
-  with pytest.raises(UserError, match=r'00001-of-00003 of split .* damaged'):
+  with pytest.raises(UserError, match=r'00001-of-00003 of split .* corrupt'):
     resized.build(builder)
 
 
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
-    ('runer=DataflowRunner', "does not know 'runer"),
-    ('foo', "does not know 'foo'"),
+    ('runer=DataflowRunner', "unknown option 'runer"),
+    ('foo', "unknown option 'foo'"),
     ('runner=FlinkRunnr', 'FlinkRunnr'),
     ('direct_num_workers=x', 'direct_num_workers'),
     ('runner=DataflowRunner', 'project'),
   ],
 )
-def test_beam_options_that_do_not_go(source, tmp_path, options, message):
+def test_invalid_beam_options(source, tmp_path, options, message):
   builder = resized.resized_builder(source, str(tmp_path))
   with pytest.raises(UserError, match=message):
     resized.build(builder, options)
 
 
-def test_two_builds_of_a_set_at_once_are_refused(source, tmp_path):
+def test_a_second_build_at_the_same_time_is_refused(source, tmp_path):
   builder = resized.resized_builder(source, str(tmp_path))
-  with resized._alone(builder), pytest.raises(UserError, match='another proc'):
+  with resized._locked(builder), pytest.raises(UserError, match='another proc'):
     resized.build(builder)
 
 
 SLOW = """
 import sys, time
-from alexnet_jax.data import resized
-resize_file = resized.resize_file
+from alexnet_jax.data.resized import builder
+from alexnet_jax.data.resized.__main__ import main
+resize_file = builder.resize_file
 def slowly(task):
   made = resize_file(task)
   print('made', task.number, flush=True)
   time.sleep(30)
   return made
-resized.resize_file = slowly
-resized.main(sys.argv[1:])
+builder.resize_file = slowly
+main(sys.argv[1:])
 """
 
 
@@ -215,11 +217,11 @@ def test_killed_and_started_again(source, tmp_path, capsys):
     process.communicate()
   left = [p for p in (tmp_path / 'tiny_256').iterdir() if p.name != '.lock']
   assert len(left) == 1
-  assert list(left[0].iterdir())  # The half-written set.
+  assert list(left[0].iterdir())  # The unfinished dataset.
   with pytest.raises(UserError, match='tiny_256'):
     open_dataset('tiny_256', str(tmp_path))
-  resized.main(arguments)
-  assert 'removing what a killed build left' in capsys.readouterr().out
+  main(arguments)
+  assert 'removing what an interrupted build left' in capsys.readouterr().out
   names = {p.name for p in (tmp_path / 'tiny_256').iterdir()}
   assert names == {'.lock', '1.0.0'}
   made = open_dataset('tiny_256', str(tmp_path))
@@ -229,11 +231,11 @@ def test_killed_and_started_again(source, tmp_path, capsys):
 
 def test_bad_arguments(tmp_path, made):
   for arguments, message in (
-    (['--source=nosuch'], 'unknown data set'),
+    (['--source=nosuch'], 'unknown dataset'),
     (['--source=tiny_256', f'--data_dir={made.data_dir}'],
-     'resized set itself'),
+     r'already resized, from tiny/1\.0\.0'),
     ([], '--source'),
     (['--source=tiny', '--resize=x'], 'x'),
   ):  # fmt: skip
     with pytest.raises(UserError, match=message):
-      resized.main(arguments)
+      main(arguments)

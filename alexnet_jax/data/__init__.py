@@ -1,1 +1,1 @@
-"""Pictures: TFDS sets, preprocessing, and the stream of batches."""
+"""TFDS datasets, preprocessing, and the stream of batches."""

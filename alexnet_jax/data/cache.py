@@ -1,4 +1,4 @@
-"""A copy of a set's files on this machine (`config.data.cache_dir`)."""
+"""Copies a dataset's files to this machine (`config.data.cache_dir`)."""
 
 import dataclasses
 import os
@@ -16,57 +16,57 @@ from alexnet_jax.data.dataset import Dataset
 
 
 def cached(dataset: Dataset, splits: Sequence[str], folder: str) -> Dataset:
-  """The same set, its files copied to a folder of this machine.
+  """Copies the files of some splits and returns the dataset that reads them.
 
-  Whole files, so that the order does not change, and so that it may be memory
-  (/dev/shm) or a disk, shared by processes and found again after a restart. A
-  file that is there is not copied again.
+  The folder may be in memory (/dev/shm) or on a disk. The processes of a
+  machine share the copy, and the next run reuses the files that are complete.
+  The order of the examples does not change.
 
   Args:
-    dataset: a prepared set.
-    splits: whose files are copied.
-    folder: where to.
+    dataset: a prepared dataset.
+    splits: the splits whose files are copied.
+    folder: a local folder.
 
   Raises:
-    UserError: they do not fit there; nothing was copied.
+    UserError: the files do not fit; nothing was copied.
     StorageError: the folder cannot be written.
   """
   source = epath.Path(dataset.builder.data_path)
   folder = os.path.abspath(os.path.expanduser(folder))
   target = epath.Path(folder) / dataset.full_name
   shards = dataset.files(splits)
-  stored = {os.fspath(p) for s in dataset.builder.info.splits.values()
-            for p in s.filepaths}  # fmt: skip
+  all_shards = {os.fspath(p) for s in dataset.builder.info.splits.values()
+                for p in s.filepaths}  # fmt: skip
   try:
-    small = [p for p in source.iterdir() if os.fspath(p) not in stored]
+    metadata = [p for p in source.iterdir() if os.fspath(p) not in all_shards]
     missing = {
       path: path.stat().length
-      for path in (*shards, *small)
+      for path in (*shards, *metadata)
       if not path.is_dir() and not _is_copy(target / path.name, path)
     }
     target.mkdir(parents=True, exist_ok=True)
-    for path in target.glob('.*'):  # Of copies that were killed.
+    for path in target.glob('.*'):  # Leftovers of interrupted copies.
       if path.stat().mtime < time.time() - 3600:
         path.unlink()
     needed, free = sum(missing.values()), shutil.disk_usage(target).free
     if needed > free:
       raise UserError(
-        f'data.cache_dir {folder} has {_gigabytes(free)} free, and '
-        f'{_gigabytes(needed)} are to be copied there ({len(shards)} files of '
-        f'{", ".join(splits)}): name another folder, or none'
+        f'data.cache_dir {folder} has {_gigabytes(free)} free but needs '
+        f'{_gigabytes(needed)} ({len(shards)} files of {", ".join(splits)}). '
+        "Set another folder, or data.cache_dir='' to read without a copy"
       )
     with tqdm(
       total=needed, unit='B', unit_scale=True, disable=None,
       desc=f'copying {_gigabytes(needed)} to {folder}',
     ) as bar:  # fmt: skip
       for path, size in missing.items():
-        # Another process may be copying the same.
-        aside = target / f'.{path.name}.{uuid.uuid4().hex}'
+        # Another process may be copying the same file.
+        temporary = target / f'.{path.name}.{uuid.uuid4().hex}'
         try:
-          path.copy(aside)
-          aside.replace(target / path.name)
+          path.copy(temporary)
+          temporary.replace(target / path.name)
         finally:
-          aside.unlink(missing_ok=True)
+          temporary.unlink(missing_ok=True)
         bar.update(size)
   except OSError as error:
     raise StorageError(f'cannot copy to {target}: {error}') from error
@@ -75,11 +75,11 @@ def cached(dataset: Dataset, splits: Sequence[str], folder: str) -> Dataset:
   )
 
 
-def _is_copy(path: epath.Path, of: epath.Path) -> bool:
+def _is_copy(path: epath.Path, original: epath.Path) -> bool:
   if not path.exists():
     return False
-  copy, original = path.stat(), of.stat()
-  return copy.length == original.length and copy.mtime >= original.mtime
+  copy, source = path.stat(), original.stat()
+  return copy.length == source.length and copy.mtime >= source.mtime
 
 
 def _gigabytes(size: int) -> str:

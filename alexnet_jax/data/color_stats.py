@@ -1,10 +1,10 @@
-"""Mean image and RGB principal components of a training set (section 4.1).
+"""Mean image and RGB principal components of a training split (section 4.1).
 
 "We perform PCA on the set of RGB pixel values throughout the ImageNet training
-set." One pass over it before the first step, in whole numbers, so that the
-order does not matter. The result is kept in the workdir with what it was
-computed over. A 256 x 256 set (`resized`) brings its own: there it came out of
-the pass that made the set.
+set." One pass before the first step adds up integers, so that the order of the
+images does not matter. The workdir keeps the result together with what it was
+computed from. A 256 x 256 dataset (`data.resized`) contains its statistics,
+which were computed when it was built.
 """
 
 import io
@@ -25,16 +25,16 @@ _FILE = 'color_stats.npz'
 
 
 class ColorStats(NamedTuple):
-  """Statistics of the training pictures' RGB pixels, in grey levels.
+  """Statistics of the training images' RGB pixels, in grey levels (0 to 255).
 
   Attributes:
-    mean_image: mean over the pictures, float64 `[size, size, 3]`.
+    mean_image: mean over the images, float64 `[size, size, 3]`.
     mean: mean over all pixels, float64 `[3]`.
     std: standard deviation over all pixels, float64 `[3]`.
     eigenvalues: variances along the principal components, largest first,
       float64 `[3]`, in grey levels squared.
     eigenvectors: the components, in columns, float64 `[3, 3]`.
-    num_examples: how many pictures that is.
+    num_examples: number of images.
   """
 
   mean_image: np.ndarray
@@ -46,14 +46,20 @@ class ColorStats(NamedTuple):
 
 
 class ColorSums(NamedTuple):
-  """What is summed up over pictures; exact, whatever the order.
+  """Sums over images from which `ColorStats` follow; exact in any order.
 
   (Products up to 255^2 over the 8e10 pixels of ImageNet stay below 2^53.)
 
   Attributes:
-    images: sum over pictures, int64 `[size, size, 3]`.
+    images: sum over the images, int64 `[size, size, 3]`.
     products: sum over pixels of their outer products, float64 `[3, 3]`.
-    num_examples: how many pictures were added.
+    num_examples: number of images added.
+
+  Example:
+    >>> black, white = np.zeros((1, 8, 8, 3)), np.full((1, 8, 8, 3), 255)
+    >>> sums = ColorSums.zero(8).add(black).add(white)
+    >>> sums.summarize().mean.tolist()
+    [127.5, 127.5, 127.5]
   """
 
   images: np.ndarray
@@ -62,11 +68,11 @@ class ColorSums(NamedTuple):
 
   @classmethod
   def zero(cls, size: int) -> 'ColorSums':
-    """Of no picture of `size` x `size` pixels."""
+    """Returns the sums over no image, for images of `size` x `size` pixels."""
     return cls(np.zeros((size, size, 3), np.int64), np.zeros((3, 3)), 0)
 
   def add(self, images: np.ndarray) -> 'ColorSums':
-    """With some more pictures, uint8 `[n, size, size, 3]`."""
+    """Returns the sums with more images added, uint8 `[n, size, size, 3]`."""
     pixels = images.reshape(-1, 3).astype(np.float64)
     return ColorSums(
       self.images + images.sum(axis=0, dtype=np.int64),
@@ -75,7 +81,7 @@ class ColorSums(NamedTuple):
     )
 
   def merge(self, other: 'ColorSums') -> 'ColorSums':
-    """Of the pictures of both."""
+    """Returns the sums over the images of both."""
     return ColorSums(
       self.images + other.images,
       self.products + other.products,
@@ -83,7 +89,7 @@ class ColorSums(NamedTuple):
     )
 
   def summarize(self) -> ColorStats:
-    """The statistics of the pictures that were added, at least one."""
+    """Returns the statistics of the images that were added, at least one."""
     mean_image = self.images / self.num_examples
     mean = mean_image.mean(axis=(0, 1))
     num_pixels = self.num_examples * mean_image.shape[0] * mean_image.shape[1]
@@ -100,7 +106,7 @@ class ColorSums(NamedTuple):
 
 
 def _fix_signs(eigenvectors):
-  """An eigenvector's sign is arbitrary: its largest entry made positive."""
+  """Makes the largest entry of each column positive; the sign is arbitrary."""
   rows = np.abs(eigenvectors).argmax(axis=0)
   return eigenvectors * np.sign(eigenvectors[rows, range(3)])
 
@@ -108,7 +114,7 @@ def _fix_signs(eigenvectors):
 def identity(
   dataset: Dataset, split: str, how: str, size: int
 ) -> dict[str, Any]:
-  """What statistics are of: a change in any of these makes them stale."""
+  """Returns what statistics depend on; if any of it differs, they are stale."""
   return {
     'dataset': dataset.full_name,
     'split': split,
@@ -121,15 +127,19 @@ def identity(
 def compute_color_stats(
   dataset: Dataset, split: str, how: str, size: int
 ) -> ColorStats:
-  """Over a split's pictures, resized to `size` x `size`.
+  """Computes the statistics of a split's images, resized to `size` x `size`.
 
-  One pass over it, but for a set of such squares that brings them.
+  This takes one pass over the split. A dataset of such squares that contains
+  its statistics (`data.resized`) needs none.
 
   Args:
-    dataset: a prepared set.
+    dataset: a prepared dataset.
     split: the training split.
-    how: 'short_side' or 'warp', as `decoding.resize` has it.
-    size: side of the square that is kept, in pixels.
+    how: 'short_side' or 'warp'; see `decoding.resize`.
+    size: side of the resized square, in pixels.
+
+  Raises:
+    UserError: an example cannot be used, or a file is corrupt.
   """
   number = dataset.num_examples(split)
   is_square_jpeg = dataset.is_square_jpeg(size)
@@ -158,12 +168,12 @@ def compute_color_stats(
       sums = sums.add(batch['image'])
       bar.update(len(batch['image']))
   if sums.num_examples != number:
-    raise faults.damaged(dataset, split)
+    raise faults.corrupt_file(dataset, split)
   return sums.summarize()
 
 
 def write_color_stats(folder: epath.Path, stats: dict[str, ColorStats]) -> None:
-  """Writes those of each split beside the files of a set."""
+  """Writes the statistics of each split into the folder of a dataset."""
   arrays = {
     f'{split}/{name}': array
     for split, of_split in stats.items()
@@ -175,10 +185,10 @@ def write_color_stats(folder: epath.Path, stats: dict[str, ColorStats]) -> None:
 
 
 def read_color_stats(folder: epath.Path, split: str) -> ColorStats | None:
-  """Those that a set brings of a split; None where it brings none.
+  """Returns the statistics of a split that a dataset's folder contains, if any.
 
   Raises:
-    UserError: the file is broken.
+    UserError: the file is corrupt.
   """
   path = epath.Path(folder) / _FILE
   if not path.exists():
@@ -192,6 +202,5 @@ def read_color_stats(folder: epath.Path, split: str) -> ColorStats | None:
       )
   except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
     raise UserError(
-      f'{path} is broken ({error}): remove it, and the statistics are computed '
-      'anew'
+      f'{path} is corrupt ({error}): remove it to compute the statistics again'
     ) from error

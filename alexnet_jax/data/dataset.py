@@ -1,4 +1,4 @@
-"""A TFDS image classification set: found, checked, and read undecoded."""
+"""Opens a TFDS image classification dataset and reads it undecoded."""
 
 import dataclasses
 import difflib
@@ -19,20 +19,20 @@ from tensorflow_datasets.core import file_adapters
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import digits
 
-# The pipeline runs on the host; accelerators are JAX's alone.
+# TensorFlow runs on the host only and must not reserve GPU memory.
 tf.config.set_visible_devices([], 'GPU')
-# Deprecations within TFDS and TensorFlow are no news to who trains.
+# Hides deprecation warnings from inside TFDS and TensorFlow.
 tf.get_logger().setLevel('ERROR')
 
-# Files read in turns when shuffled; docs/input.md has what it does for the
-# order, and `_READ_BYTES` for memory.
+# The number of files that a shuffled epoch reads in turns, and the read buffer
+# of each. docs/input.md has their effect on the order and on memory.
 _FILES_AT_ONCE = 64
 _READ_BYTES = 1 << 20
-# The second half of the seed of an epoch's order of files.
+# The second half of the seed that shuffles the files of an epoch.
 _SHUFFLE = 2
 
-# What `resized` leaves beside the files of a set; a set of another revision
-# holds other pixels.
+# `data.resized` writes this file into each dataset that it builds. A dataset of
+# another revision holds different pixels.
 RESIZED_FILE = 'resized.json'
 RESIZED_REVISION = 1
 
@@ -44,30 +44,30 @@ _IMAGENET_HELP = (
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A prepared TFDS set with one picture and one class label an example.
+  """A prepared TFDS dataset whose examples have one image and one class label.
 
   Attributes:
-    builder: TFDS's.
-    image_key: name of the picture among the features.
-    label_key: name of the label.
-    left_out: keys of examples that are passed over, by split (`faults`).
+    builder: the TFDS builder.
+    image_key: name of the image feature.
+    label_key: name of the label feature.
+    skipped: keys of the examples to skip, by split (`faults.skip_faults`).
   """
 
   builder: tfds.core.DatasetBuilder
   image_key: str
   label_key: str
-  left_out: Mapping[str, frozenset[str]] = dataclasses.field(
+  skipped: Mapping[str, frozenset[str]] = dataclasses.field(
     default_factory=dict
   )
 
   @property
   def full_name(self) -> str:
-    """Name, config and version: `imagenette/320px-v2/1.0.0`."""
+    """Name, config and version, such as `imagenette/320px-v2/1.0.0`."""
     return self.builder.info.full_name
 
   @property
   def data_dir(self) -> epath.Path:
-    """The folder that holds it and others, as `data.data_dir` has it."""
+    """The TFDS folder that holds this dataset: `data.data_dir`."""
     return data_dir_of(self.builder)
 
   @property
@@ -77,46 +77,58 @@ class Dataset:
 
   @property
   def class_names(self) -> list[str]:
-    """By label."""
+    """The class names, in the order of the labels."""
     return self.builder.info.features[self.label_key].names
 
   def num_examples(self, split: str) -> int:
-    """The size of a split; UserError names those there are."""
+    """Returns the size of a split, without the skipped examples.
+
+    Raises:
+      UserError: the split does not exist, which lists those that do, or it is
+        empty.
+    """
     try:
       number = self.builder.info.splits[split].num_examples
     except (KeyError, ValueError, AssertionError) as error:
       raise UserError(
         f'unknown split {split!r} of {self.full_name}: there are '
-        f'{", ".join(sorted(self.builder.info.splits))}, and slices of them '
-        "such as 'train[:90%]' (data.train_split, data.val_split)"
+        f'{", ".join(sorted(self.builder.info.splits))}, and slices such as '
+        "'train[:90%]' (data.train_split, data.val_split)"
       ) from error
-    number -= len(self.left_out.get(split, ()))
-    if number < 1:  # A slice that ends before it begins is below 0.
+    number -= len(self.skipped.get(split, ()))
+    if number < 1:  # Negative for a slice that ends before it begins.
       raise UserError(f'split {split!r} of {self.full_name} is empty')
     return number
 
   @property
   def origin(self) -> str:
-    """The full name; of a `resized` set that of its source."""
+    """The full name of the dataset, or of the source that it was made from."""
     return self.resized['source'] if self.resized else self.full_name
 
   @functools.cached_property
   def resized(self) -> dict[str, Any] | None:
-    """How a `resized` set was made; None of any other."""
+    """How `data.resized` built this dataset; None if another program did."""
     path = epath.Path(self.builder.data_path) / RESIZED_FILE
     return json.loads(path.read_text()) if path.exists() else None
 
   def check_resize(self, how: str) -> None:
-    """UserError where a `resized` set was made by another way of resizing."""
+    """Checks that a dataset built by `data.resized` was resized in one way.
+
+    Args:
+      how: `data.resize`, 'short_side' or 'warp'.
+
+    Raises:
+      UserError: it was resized in the other way.
+    """
     if self.resized and self.resized['resize'] != how:
       raise UserError(
         f'{self.full_name} was resized by {self.resized["resize"]!r}, not '
-        f'{how!r} (data.resize): python -m alexnet_jax.data.resized '
-        f'--source={self.origin} --resize={how} makes the other'
+        f'{how!r} (data.resize). Build the other one with: python -m '
+        f'alexnet_jax.data.resized --source={self.origin} --resize={how}'
       )
 
   def is_square_jpeg(self, size: int) -> bool:
-    """Whether every picture is stored as a JPEG of `size` x `size` pixels."""
+    """Whether every image is stored as a JPEG of `size` x `size` pixels."""
     feature = self.builder.info.features[self.image_key]
     return (
       feature.shape == (size, size, 3) and feature.encoding_format == 'jpeg'
@@ -125,20 +137,22 @@ class Dataset:
   def records(
     self, split: str, shuffle_seed: int | None = None, keys: bool = False
   ) -> tf.data.Dataset:
-    """Stored examples, not even parsed: that takes longer than to read them.
+    """Reads the stored examples of a split, neither parsed nor decoded.
 
-    The order depends on `shuffle_seed` alone (None: as stored). With a seed
-    the files are taken in a random order, `_FILES_AT_ONCE` of them in turns.
+    Parsing takes longer than reading, so the caller parses only the examples
+    that it uses. The order depends on `shuffle_seed` alone. With a seed, the
+    files come in a random order, and `_FILES_AT_ONCE` of them are read in
+    turns.
 
     Args:
       split: a split or a slice of one.
-      shuffle_seed: from 0 to 2**31 - 1.
-      keys: whether to give the keys too, which takes longer than reading.
+      shuffle_seed: from 0 to 2**31 - 1; None: the stored order.
+      keys: whether to return the keys too, which takes longer than reading.
 
     Returns:
-      Strings; with `keys`, pairs of strings.
+      Strings; with `keys`, pairs of a record and its key.
     """
-    left_out = sorted(self.left_out.get(split, ()))
+    skipped = sorted(self.skipped.get(split, ()))
     parts = self.builder.info.splits[split].file_instructions
     if shuffle_seed is not None:
       seed = [shuffle_seed, _SHUFFLE]
@@ -147,11 +161,11 @@ class Dataset:
 
     def read(path, skip, take):
       records = self.file_records(path)
-      if not keys and not left_out:
+      if not keys and not skipped:
         return records.skip(skip).take(take)
       name = tf.strings.split(path, '/')[-1]
       return records.enumerate().skip(skip).take(take).map(
-        # As `tfds_id` has it.
+        # The key is TFDS's `tfds_id`.
         lambda i, record: (
           record, tf.strings.join([name, tf.strings.as_string(i)], '__')
         )
@@ -161,7 +175,7 @@ class Dataset:
       (
         [os.fspath(part.filename) for part in parts],
         np.array([part.skip for part in parts], np.int64),
-        # -1: all.
+        # -1 stands for all.
         np.array([part.take for part in parts], np.int64),
       )
     ).interleave(
@@ -170,21 +184,21 @@ class Dataset:
       num_parallel_calls=tf.data.AUTOTUNE,
       deterministic=True,
     )
-    if left_out:
+    if skipped:
       records = records.filter(
-        lambda _, key: tf.reduce_all(key != tf.constant(left_out))
+        lambda _, key: tf.reduce_all(key != tf.constant(skipped))
       )
       if not keys:
         records = records.map(lambda record, _: record)
     return records
 
   def file_records(self, path: Any) -> tf.data.Dataset:
-    """The stored examples of one file, as strings."""
+    """Reads the stored examples of one file, as strings."""
     adapter = file_adapters.ADAPTER_FOR_FORMAT[self.builder.info.file_format]
     return adapter.make_tf_data(path, buffer_size=_READ_BYTES)
 
   def parse(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
-    """A stored example's `image` (string) and `label` (int64)."""
+    """Returns the `image` (string) and `label` (int64) of a stored example."""
     parsed = tf.io.parse_single_example(
       record,
       {
@@ -197,10 +211,10 @@ class Dataset:
   def read(
     self, split: str, shuffle_seed: int | None = None
   ) -> tf.data.Dataset:
-    """Undecoded examples: `image` and `key` (strings) and `label` (int64).
+    """Reads undecoded examples: `image` and `key` (strings), `label` (int64).
 
-    In the order of `records`. A key is TFDS's `tfds_id`: the name of the file
-    and the number in it.
+    The order is that of `records`. A key is TFDS's `tfds_id`: the name of the
+    file, and the position in it.
     """
     return self.records(split, shuffle_seed, keys=True).map(
       lambda record, key: {**self.parse(record), 'key': key},
@@ -208,7 +222,7 @@ class Dataset:
     )
 
   def files(self, splits: Sequence[str]) -> list[epath.Path]:
-    """The files that hold these splits."""
+    """Returns the files that hold the examples of some splits, sorted."""
     paths = {
       os.fspath(part.filename)
       for split in splits
@@ -218,33 +232,53 @@ class Dataset:
 
 
 def data_dir_of(builder: tfds.core.DatasetBuilder) -> epath.Path:
-  """TFDS's data folder of a builder: above name, config and version."""
+  """Returns a builder's TFDS folder, above name, config and version."""
   levels = len(builder.info.full_name.split('/'))
   return epath.Path(builder.data_path).parents[levels - 1]
 
 
 def resized_name(name: str, how: str) -> str:
-  """What the 256 x 256 set of a set is called: `imagenet2012_256`."""
+  """Returns the name of a dataset's 256 x 256 form.
+
+  Args:
+    name: of the source.
+    how: 'short_side' or 'warp'; see `decoding.resize`.
+
+  Example:
+    >>> resized_name('imagenet2012', 'short_side')
+    'imagenet2012_256'
+    >>> resized_name('imagenet2012', 'warp')
+    'imagenet2012_256_warp'
+  """
   return f'{name}_256' if how == 'short_side' else f'{name}_256_{how}'
 
 
 def origin(full_name: str) -> str:
-  """The source of a `resized` set, by its full name; of others itself."""
+  """Returns the full name of the source of a 256 x 256 dataset.
+
+  Any other name is returned unchanged.
+
+  Example:
+    >>> origin('imagenet2012_256/5.1.0')
+    'imagenet2012/5.1.0'
+    >>> origin('cifar10/3.0.2')
+    'cifar10/3.0.2'
+  """
   return re.sub(r'^(\w+?)_256(_warp)?/', r'\1/', full_name)
 
 
 def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
-  """Finds a prepared TFDS set.
+  """Opens a prepared TFDS dataset; `digits` is prepared on first use.
 
   Args:
-    name: `NAME[/CONFIG][:VERSION]`, as TFDS has it. `digits` is prepared on
-      first use.
-    data_dir: where it is; None is TFDS's own default (`TFDS_DATA_DIR`, else
-      `~/tensorflow_datasets`), for `digits` the user's cache.
+    name: `NAME[/CONFIG][:VERSION]`, as in TFDS.
+    data_dir: the TFDS folder that holds it. None is TFDS's own default
+      (`TFDS_DATA_DIR`, else `~/tensorflow_datasets`), and the user's cache for
+      `digits`.
 
   Raises:
-    UserError: there is no such set, it is not prepared, or it is not one of
-      image classification.
+    UserError: the dataset is unknown or not prepared, does not have images and
+      class labels, or was built by another revision of `data.resized`.
   """
   is_digits = name.split(':')[0] == digits.Digits.name
   if is_digits:
@@ -258,15 +292,15 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
   made = dataset.resized
   if made and made.get('revision') != RESIZED_REVISION:
     raise UserError(
-      f'{builder.data_path} was made by revision {made.get("revision")} of '
+      f'{builder.data_path} was built by revision {made.get("revision")} of '
       f'alexnet_jax.data.resized, this is {RESIZED_REVISION}: remove that '
-      'folder and make it again'
+      'folder and build the dataset again'
     )
   return dataset
 
 
 def _versions_in(folder: epath.Path) -> list[str]:
-  """Configs and versions of a set that are prepared in its folder."""
+  """Returns the prepared configs and versions in the folder of a dataset."""
   return sorted(
     os.fspath(path.parent)[len(os.fspath(folder)) + 1 :]
     for depth in ('*', '*/*')
@@ -280,40 +314,44 @@ def _find_builder(name: str, data_dir: str | None):
   try:
     return tfds.builder(name, data_dir=data_dir)
   except tfds.core.DatasetNotFoundError as error:
-    there = _versions_in(epath.Path(folder) / re.split('[/:]', name)[0])
-    source = origin(f'{name.split(":")[0]}/').rstrip('/')
+    base = name.split(':')[0]
+    source = origin(f'{base}/').rstrip('/')
+    there = _versions_in(epath.Path(folder) / base.split('/')[0])
     close = difflib.get_close_matches(name.split('/')[0], tfds.list_builders())
     hint = ''
     if there:
       hint = f' (prepared there: {", ".join(there)})'
-    elif source != name.split(':')[0]:
-      hint = (
-        f' (python -m alexnet_jax.data.resized --source={source} makes such a '
-        'set)'
-      )
+    elif source != base:
+      how = 'warp' if base.split('/')[0].endswith('_warp') else 'short_side'
+      raise UserError(
+        f'dataset {name!r} (data.name) is not prepared in {folder}. Build it '
+        f'with: python -m alexnet_jax.data.resized --source={source} '
+        f'--resize={how} --data_dir={folder}'
+      ) from error
     elif close:
       hint = f' (did you mean {" or ".join(close)}?)'
     raise UserError(
-      f'unknown data set {name!r}{hint}: data.name takes any TFDS name, '
+      f'unknown dataset {name!r}{hint}: data.name takes any TFDS name, '
       'NAME[/CONFIG][:VERSION], or one prepared in '
       f'{folder} (data.data_dir)'
     ) from error
   except (ValueError, AssertionError, RuntimeError, ImportError) as error:
     reason = ' '.join(str(error).split())
-    raise UserError(f'data set {name!r} (data.name): {reason}') from error
+    raise UserError(f'dataset {name!r} (data.name): {reason}') from error
 
 
 def _prepare(builder) -> None:
-  """Prepares a set of our own; another process may be doing the same."""
+  """Prepares the digits; another process may be doing the same."""
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
   try:
     builder.download_and_prepare()
   except OSError as error:
-    # TFDS builds aside and renames: the loser of a race finds it done.
+    # TFDS builds in a temporary folder and renames it. The process that comes
+    # second fails to rename, and uses what the first one built.
     if not builder.data_path.exists():
       raise UserError(
-        f'cannot prepare {builder.name} in {builder.data_path}: {error}; name '
+        f'cannot prepare {builder.name} in {builder.data_path}: {error}. Set '
         'a writable folder with --config.data.data_dir=DIR'
       ) from error
     builder.info.read_from_directory(builder.data_path)
@@ -321,21 +359,24 @@ def _prepare(builder) -> None:
 
 def _how_to_prepare(builder, name: str) -> str:
   data_dir = data_dir_of(builder)
-  message = f'data set {builder.info.full_name} is not prepared in {data_dir}'
+  message = f'dataset {builder.info.full_name} is not prepared in {data_dir}'
   there = _versions_in(data_dir / builder.name)
   if there:
-    message += f' (there: {builder.name} {", ".join(there)})'
+    message += f' (prepared there: {builder.name} {", ".join(there)})'
   command = f'tfds build {name} --data_dir={data_dir}'
   if builder.name == 'imagenet2012':
     message += '. ' + _IMAGENET_HELP.format(data_dir=data_dir)
     command += f' --manual_dir={data_dir}/downloads/manual'
   else:
     message += '. Prepare it with'
-  return f'{message}: {command} (or name another folder: data.data_dir)'
+  return f'{message}: {command} (or set another folder: data.data_dir)'
 
 
 def _check_features(builder) -> Dataset:
-  """The keys of picture and label: the set's own pair, or the usual names."""
+  """Finds the image and the label among a dataset's features.
+
+  They are TFDS's supervised pair, or are called 'image' and 'label'.
+  """
   info = builder.info
   image_key, label_key = info.supervised_keys or ('image', 'label')
   features: dict[str, Any] = dict(info.features)
@@ -343,7 +384,7 @@ def _check_features(builder) -> Dataset:
     features.get(image_key), tfds.features.Image
   ) or not isinstance(features.get(label_key), tfds.features.ClassLabel):
     raise UserError(
-      f'data set {info.full_name} is not one of image classification: its '
-      f'features are {", ".join(sorted(features))}'
+      f'dataset {info.full_name} (data.name) needs an image and a class label: '
+      f'its features are {", ".join(sorted(features))}'
     )
   return Dataset(builder, image_key, label_key)

@@ -1,8 +1,8 @@
-"""From a stored file to pixels: uint8 RGB, 0 to 255 (section 2).
+"""Decodes and resizes image files to uint8 RGB pixels, 0 to 255 (section 2).
 
-The paper stored its pictures as 256 x 256 files of whole grey levels, and
-cropped those. So does this: what is resized is rounded, whether it is stored in
-between (`resized`) or not.
+The paper stored its images as 256 x 256 files of whole grey levels and cropped
+those. Resized pixels are therefore rounded here too, whether they are stored in
+between (`data.resized`) or not.
 """
 
 from collections.abc import Callable
@@ -11,18 +11,25 @@ import numpy as np
 import tensorflow as tf
 
 _MAX_ASPECT = 100
-# How many pixels further out an edge is looked for that falls between pixels.
+# A crop's edge that falls between two pixels of the file is moved outwards, by
+# less than this many resized pixels, to where it is nearest to one.
 _MARGIN = 4
-# Two pixels each way are enough to make one of up to that many.
+# Images that shrink less than this are interpolated between 2 x 2 pixels.
 _BILINEAR_BELOW = 1.6
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
-  """Decodes JPEG, PNG, GIF or BMP to uint8 `[H, W, 3]`.
+  """Decodes a JPEG, PNG, GIF or BMP file to RGB, uint8 `[H, W, 3]`.
 
-  Grey pictures become grey RGB; CMYK JPEGs are converted. One whose sides are
-  more than 100:1 is no picture: its short side, resized, would make gigabytes
-  of it (tf.errors.InvalidArgumentError, as of what cannot be decoded).
+  Grey images become grey RGB; CMYK JPEGs are converted.
+
+  Args:
+    encoded: the file, a scalar string.
+
+  Raises:
+    tf.errors.InvalidArgumentError: the file cannot be decoded, or one side is
+      over 100 times the other: with its short side resized to 256, such an
+      image would take gigabytes.
   """
   image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
   image.set_shape([None, None, 3])
@@ -40,11 +47,21 @@ def _not_thin(sides: tf.Tensor) -> list[tf.Operation]:
 
 
 def resize(image: tf.Tensor, how: str, size: int) -> tf.Tensor:
-  """A picture of any shape to uint8 `[size, size, 3]`.
+  """Resizes an image to a square, uint8 `[size, size, 3]`.
 
-  'short_side' is the paper's (section 2): the shorter side to `size`, then the
-  central square. 'warp' stretches both sides to `size` (Caffe). Bilinear,
-  antialiased when it shrinks, as PIL and torchvision do it.
+  The resampling is bilinear, and antialiased where the image shrinks, as in PIL
+  and torchvision.
+
+  Args:
+    image: `[H, W, 3]`, 0 to 255.
+    how: 'short_side' resizes the shorter side to `size` and cuts out the
+      central square (the paper, section 2); 'warp' resizes both sides to `size`
+      (Caffe).
+    size: side of the square, in pixels.
+
+  Example:
+    >>> resize(np.zeros((375, 500, 3)), 'short_side', 256).shape.as_list()
+    [256, 256, 3]
   """
   target = _target(tf.shape(image)[:2], how, size)
   image = tf.image.resize(image, target, antialias=True)
@@ -52,11 +69,11 @@ def resize(image: tf.Tensor, how: str, size: int) -> tf.Tensor:
 
 
 def _target(shape, how, size):
-  """Height and width of the whole picture when it is resized."""
+  """Returns height and width of the whole image after resizing."""
   if how == 'warp':
     return tf.constant([size, size])
   if how == 'short_side':
-    # Truncated, as torchvision does.
+    # Truncated, as in torchvision.
     return shape * size // tf.reduce_min(shape)
   raise ValueError(f'resize {how!r}: short_side or warp')
 
@@ -66,7 +83,7 @@ def _round(image):
 
 
 def center_crop(image: tf.Tensor, size: int) -> tf.Tensor:
-  """The central `size` x `size` part of `[H, W, 3]`."""
+  """Returns the central `size` x `size` part of `[H, W, 3]`."""
   shape = tf.shape(image)
   return crop(image, (shape[0] - size) // 2, (shape[1] - size) // 2, size)
 
@@ -74,7 +91,7 @@ def center_crop(image: tf.Tensor, size: int) -> tf.Tensor:
 def crop(
   image: tf.Tensor, top: tf.Tensor | int, left: tf.Tensor | int, size: int
 ) -> tf.Tensor:
-  """A `size` x `size` part of `[H, W, 3]`."""
+  """Returns the `size` x `size` part of `[H, W, 3]` at `top` and `left`."""
   part = tf.slice(image, [top, left, 0], [size, size, -1])
   part.set_shape([size, size, 3])
   return part
@@ -83,13 +100,14 @@ def crop(
 def decode_square(
   encoded: tf.Tensor, how: str, size: int, is_square_jpeg: bool = False
 ) -> tf.Tensor:
-  """`resize(decode(encoded))`; nothing is resized that has that size.
+  """Decodes a file and resizes it to a square, uint8 `[size, size, 3]`.
 
   Args:
     encoded: the file, a scalar string.
     how: see `resize`.
     size: side of the square, in pixels.
-    is_square_jpeg: whether the file is known to be a JPEG of that size.
+    is_square_jpeg: whether the file is known to be a JPEG of `size` x `size`,
+      which is decoded only.
   """
   if is_square_jpeg:
     image = tf.io.decode_jpeg(encoded, channels=3)
@@ -105,24 +123,26 @@ def decode_crop(
   crop_size: int,
   is_square_jpeg: bool = False,
 ) -> tf.Tensor:
-  """A crop of the resized square; of a JPEG only that part is decoded.
+  """Decodes a crop of the resized square; of a JPEG, only that part.
 
-  Nearly `crop(decode_square(encoded, how, size), *top_left, crop_size)`, in
-  half the time. Where the picture grows or keeps its size, it is that, to a
-  grey level. Where it shrinks, a pixel is interpolated between four, or from
-  1.6 times on averaged over the area that it comes from, instead of under a
-  triangle of twice its width; and an edge that falls between two pixels is
-  moved to one, by a tenth of a pixel on average. The two then differ about as
-  much as `tf.image.resize` with and without antialiasing (benchmarks/
-  input_pipeline.py prints both; tests/test_decoding.py has bounds). The
-  256 x 256 set (`resized`) has no such difference.
+  The result is nearly `crop(decode_square(encoded, how, size), *top_left,
+  crop_size)`, in half the time:
+
+  * Where the image grows or keeps its size, both agree to one grey level.
+  * Where it shrinks, a pixel is interpolated between 2 x 2 pixels, or from a
+    factor of 1.6 on averaged over the area that it covers. (Antialiasing
+    weights twice that width by a triangle.) An edge that falls between two
+    pixels moves to one of them, by a tenth of a pixel on average. The two then
+    differ about as much as `tf.image.resize` with and without antialiasing:
+    benchmarks/input_pipeline.py prints both, tests/test_decoding.py has bounds.
+  * The 256 x 256 dataset (`data.resized`) has no such difference.
 
   Args:
     encoded: the file, a scalar string.
     how: see `resize`.
     size: side of the square, in pixels.
-    top_left: of the crop in the square, int32 `[2]`.
-    crop_size: its side, in pixels.
+    top_left: position of the crop in the square, int32 `[2]`.
+    crop_size: side of the crop, in pixels.
     is_square_jpeg: whether the file is known to be a JPEG of `size` x `size`.
 
   Returns:
@@ -151,12 +171,12 @@ def decode_part(
   place: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
   size: int,
 ) -> tf.Tensor:
-  """A part of a picture, resized; of a JPEG only that part is decoded.
+  """Decodes a part of an image and resizes it; of a JPEG, only that part.
 
   Args:
     encoded: the file, a scalar string.
-    place: from the picture's height and width, int32 `[2]`, to the part's top
-      and left, and its height and width, each int32 `[2]`.
+    place: maps the image's height and width, int32 `[2]`, to top and left and
+      to height and width of the part, each int32 `[2]`.
     size: side of the result, in pixels.
 
   Returns:
@@ -178,7 +198,7 @@ def decode_part(
 
 
 def _read_part(encoded, make):
-  """`make(shape, read)`, where `read(begin, extent)` decodes a part."""
+  """Calls `make(shape, read)`, where `read(begin, extent)` decodes a part."""
 
   def of_jpeg():
     shape = tf.image.extract_jpeg_shape(encoded)[:2]
@@ -191,7 +211,7 @@ def _read_part(encoded, make):
 
     return make(shape, read)
 
-  def of_another():
+  def of_other():
     image = decode(encoded)
 
     def read(begin, extent):
@@ -199,11 +219,11 @@ def _read_part(encoded, make):
 
     return make(tf.shape(image)[:2], read)
 
-  return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_another)
+  return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_other)
 
 
 def _shrink(images, size, scale):
-  """Pictures made smaller, in a third of the time that `resize` takes."""
+  """Shrinks images in a third of the time that `resize` takes."""
   return tf.cond(
     tf.reduce_max(scale) < _BILINEAR_BELOW,
     lambda: tf.raw_ops.ResizeBilinear(
@@ -214,11 +234,11 @@ def _shrink(images, size, scale):
 
 
 def _shrunk_crop(target, scale, first, size, read):
-  """A crop of what shrinks.
+  """Crops an image that shrinks.
 
-  Edges of the crop fall between the file's pixels. Among the edges up to
-  `_MARGIN` - 1 pixels further out the one is taken that is nearest to a pixel,
-  and what is too much is cut off again.
+  The edges of the crop fall between the file's pixels. Among the edges up to
+  `_MARGIN` - 1 resized pixels further out, the one nearest to a pixel of the
+  file is used, and the surplus is cut off again.
   """
   edges = tf.stack([first, first + size])  # [edge, axis]
   room = tf.stack([first, target - first - size])
@@ -237,13 +257,13 @@ def _shrunk_crop(target, scale, first, size, read):
 
 
 def _grown_crop(shape, target, first, size, read):
-  """A crop of what grows, at least one way: of the whole, exactly."""
-  picture = read(tf.zeros_like(shape), shape)[None]
+  """Crops an image of which a side grows, exactly: the whole is resized."""
+  whole = read(tf.zeros_like(shape), shape)[None]
   image = tf.cond(
     tf.reduce_all(target >= shape),
     lambda: tf.raw_ops.ResizeBilinear(
-      images=picture, size=target, half_pixel_centers=True
+      images=whole, size=target, half_pixel_centers=True
     ),
-    lambda: tf.image.resize(picture, target, antialias=True),
+    lambda: tf.image.resize(whole, target, antialias=True),
   )[0]
   return _round(crop(image, first[0], first[1], size))

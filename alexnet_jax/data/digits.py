@@ -1,8 +1,8 @@
-"""The embedded data set: real handwritten digits, with no download.
+"""The embedded dataset: real handwritten digits, without a download.
 
-scikit-learn ships 1,797 grey 8x8 pictures of handwritten digits (the test part
-of UCI's "Optical Recognition of Handwritten Digits", by 13 writers). This makes
-a TFDS data set of them, so that they go the way of every other picture.
+scikit-learn ships 1,797 grey 8x8 images of handwritten digits (the test part of
+UCI's "Optical Recognition of Handwritten Digits", by 13 writers). This module
+makes a TFDS dataset of them, which is read like any other.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import sklearn.datasets
 import tensorflow_datasets as tfds
 
-_TEST_EVERY = 5  # Every fifth picture of each class is a test picture.
+_TEST_EVERY = 5  # Every fifth image of each class is a test image.
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -37,7 +37,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     del dl_manager  # Nothing is downloaded.
     digits = sklearn.datasets.load_digits()
     images, labels = digits.images, digits.target
-    # The position of each picture among those of its class.
+    # The position of each image among those of its class.
     rank = np.zeros(len(labels), int)
     for label in range(10):
       of_class = labels == label
@@ -50,15 +50,15 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
   def _generate_examples(self, images, labels, chosen):
     for key in np.flatnonzero(chosen):
-      # Ink is 0..16 there; pictures are 0..255.
+      # scikit-learn's grey levels are 0..16.
       pixels = np.round(images[key] * (255 / 16)).astype(np.uint8)
       yield int(key), {'image': pixels[..., None], 'label': int(labels[key])}
 
 
 def default_data_dir() -> str:
-  """Where the digits are prepared when the config names no `data_dir`.
+  """Returns the folder in which digits are prepared without `data.data_dir`.
 
-  Not TFDS's own default: that may be a shared, read-only collection.
+  It is not TFDS's own default, which may be a shared, read-only collection.
   """
   cache = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   return str(pathlib.Path(cache) / 'alexnet_jax')

@@ -1,10 +1,10 @@
-"""Examples that cannot be used: named, or left out (`config.data.on_error`).
+"""Names or skips examples that cannot be used (`config.data.on_error`).
 
-With 'stop' the first one that is met ends the run, by its key. With 'skip'
-every picture of a split is decoded once, before the first step, and the keys of
-those that cannot be are kept in the workdir. So what is left out does not
-depend on the crop, the epoch or the process, and how much it is is known before
-a step is paid for.
+With 'stop', the first one ends the run with an error that names its key. With
+'skip', every image of a split is decoded once before the first step, and the
+workdir keeps the keys of the examples to skip. Which examples are skipped
+therefore does not depend on the crop, the epoch or the process, and their
+number is known before the first step.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from alexnet_jax.data.dataset import Dataset
 
 FILE = 'left_out.json'
 
-# What reading and decoding raise for what is wrong with a set.
+# What reading and decoding raise for an unusable example or file.
 ERRORS = (
   tf.errors.InvalidArgumentError,
   tf.errors.DataLossError,
@@ -35,7 +35,7 @@ ERRORS = (
 
 
 def valid(label: Any, dataset: Dataset) -> Any:
-  """Whether a label, or each of many, is one of the set's classes."""
+  """Returns whether a label, or each of an array, is one of the classes."""
   return (label >= 0) & (label < dataset.num_classes)
 
 
@@ -45,24 +45,24 @@ def explain(
   dataset: Dataset | None,
   split: str,
 ) -> Exception:
-  """Finds what is wrong with some examples.
+  """Finds the example that cannot be used, and what is wrong with it.
 
   Args:
-    error: what TensorFlow said; None where a label is out of range.
-    examples: `(position, example)` with keys, one of which is at fault.
-    dataset: what they were read from; None for files without labels.
-    split: of it.
+    error: TensorFlow's error; None if a label is out of range.
+    examples: `(position, example)` with keys; one of them cannot be used.
+    dataset: the dataset they were read from; None for files without labels.
+    split: the split they were read from.
 
   Returns:
-    A UserError that names it, or `error` itself.
+    A UserError that names the example, or `error` itself.
   """
   of, advice = '', ''
   if dataset:
     of = f' of split {split!r} of {dataset.full_name}'
-    advice = ' (data.on_error=skip passes over such pictures)'
+    advice = ', or skip such images with data.on_error=skip'
   if error and not isinstance(error, tf.errors.InvalidArgumentError):
-    # Who gave single files knows more of them.
-    return damaged(dataset, split, error) if dataset else error
+    # The caller knows more about single files.
+    return corrupt_file(dataset, split, error) if dataset else error
   try:
     for _, example in examples.as_numpy_iterator():
       key = example['key'].decode()
@@ -70,14 +70,14 @@ def explain(
         decoding.decode(tf.constant(example['image']))
       except tf.errors.InvalidArgumentError as cause:
         return UserError(
-          f'cannot decode picture {key}{of}: {_reason(cause)}; mend it or '
-          f'leave it out{advice}'
+          f'cannot decode image {key}{of}: {_reason(cause)}; fix or remove '
+          f'it{advice}'
         )
       if dataset and not valid(example['label'], dataset):
         return UserError(
-          f'label {example["label"]} of picture {key}{of} is out of range: 0 '
-          f'to {dataset.num_classes - 1} expected; a split without labels '
-          f'cannot be used{advice}'
+          f'label {example["label"]} of image {key}{of} is out of range: '
+          f'expected 0 to {dataset.num_classes - 1}. Use a split with labels'
+          f'{advice}'
         )
   except tf.errors.InvalidArgumentError as cause:
     return UserError(f'cannot read an example{of}: {_reason(cause)}')
@@ -87,15 +87,18 @@ def explain(
   return error
 
 
-def damaged(
+def corrupt_file(
   dataset: Dataset, split: str, error: tf.errors.OpError | None = None
 ) -> UserError:
-  """Finds the file of a split that holds less than it should.
+  """Finds the file of a split that is missing, cut off or changed.
 
   Args:
-    dataset: a set, some file of which is missing, cut off or changed.
-    split: of it.
-    error: what TensorFlow said; None where records are missing.
+    dataset: the dataset that has such a file.
+    split: the split that has it.
+    error: TensorFlow's error; None if records are missing.
+
+  Returns:
+    A UserError that names the file.
   """
   reason = _reason(error) if error else 'records are missing'
   for part in dataset.builder.info.splits[split].file_instructions:
@@ -109,34 +112,38 @@ def damaged(
       reason = f'{number} of {part.examples_in_shard} records can be read'
       break
   return UserError(
-    f'{part.filename} of split {split!r} of {dataset.full_name} is damaged: '
-    f'{reason}; copy it or prepare the set anew'
+    f'{part.filename} of split {split!r} of {dataset.full_name} is corrupt: '
+    f'{reason}; copy it or prepare the dataset again'
   )
 
 
 def _reason(error: tf.errors.OpError) -> str:
-  """A message without the name of the operation that it came from."""
+  """Returns an error's message without the names of TensorFlow operations."""
   message = ' '.join(str(error.message).split())
   message = re.sub(r'\{\{[^}]*\}\}|\[Op:\w+\]( name:)?', '', message)
   return message.strip()[:160]
 
 
-def leave_out(
+def skip_faults(
   dataset: Dataset, splits: Sequence[str], workdir: epath.Path, bound: float
 ) -> Dataset:
-  """The set without the examples that cannot be decoded or have no label.
+  """Returns the dataset without the examples that cannot be used.
+
+  Those are the images that cannot be decoded and the labels out of range. A
+  split is read once to find them, unless the workdir lists them already;
+  `write_skipped` keeps them there.
 
   Args:
-    dataset: a prepared set.
-    splits: those that will be read.
-    workdir: may know them from before; nothing is written.
-    bound: the largest share of a split that may be left out.
+    dataset: a prepared dataset.
+    splits: the splits that will be read.
+    workdir: may list the examples; nothing is written.
+    bound: the largest fraction of a split that may be skipped.
 
   Raises:
-    UserError: more than that is; or a file is damaged.
+    UserError: more examples cannot be used, or a file is corrupt.
   """
   known = _read(workdir).get(dataset.full_name, {})
-  left_out = {}
+  skipped = {}
   for split in splits:
     number = dataset.num_examples(split)
     if split in known:
@@ -147,20 +154,20 @@ def leave_out(
     if len(keys) > bound * number:
       raise UserError(
         f'{len(keys)} of {number} examples of split {split!r} of '
-        f'{dataset.full_name} cannot be used, {sorted(keys)[0]} for one: more '
+        f'{dataset.full_name} cannot be used, such as {sorted(keys)[0]}: more '
         f'than data.max_error_rate {bound} allows'
       )
-    left_out[split] = frozenset(keys)
-  return dataclasses.replace(dataset, left_out=left_out)
+    skipped[split] = frozenset(keys)
+  return dataclasses.replace(dataset, skipped=skipped)
 
 
-def num_left_out(workdir: epath.Path, dataset: Dataset, split: str) -> int:
-  """How many a workdir knows to be left out of a split."""
+def num_skipped(workdir: epath.Path, dataset: Dataset, split: str) -> int:
+  """Returns how many skipped examples of a split a workdir lists."""
   return len(_read(workdir).get(dataset.full_name, {}).get(split, ()))
 
 
 def _check_keys(dataset, split, keys, workdir):
-  """The set may have been prepared anew since, and its keys be others."""
+  """Checks listed keys: the dataset may have been prepared again since."""
   lengths = {
     str(part.filename).rsplit('/', 1)[-1]: part.examples_in_shard
     for part in dataset.builder.info.splits[split].file_instructions
@@ -169,37 +176,38 @@ def _check_keys(dataset, split, keys, workdir):
     name, _, number = key.rpartition('__')
     if not number.isdigit() or int(number) >= lengths.get(name, 0):
       raise UserError(
-        f'{workdir / FILE} leaves out {key!r}, which split {split!r} of '
-        f'{dataset.full_name} has not: remove it, and the set is checked anew'
+        f'{workdir / FILE} lists {key!r}, which split {split!r} of '
+        f'{dataset.full_name} does not have; remove that file to check the '
+        'dataset again'
       )
 
 
 def find_faults(dataset: Dataset, split: str) -> list[str]:
-  """Keys of a split's examples that cannot be decoded or have no valid label.
+  """Returns the keys of the examples that cannot be used.
 
   Raises:
-    UserError: a file is damaged, so that records are missing.
+    UserError: a file is corrupt, so that records are missing.
   """
   number = dataset.num_examples(split)
-  # A damaged file would be passed over below.
-  there, error = 0, None
+  # `ignore_errors` below would skip a corrupt file without an error.
+  num_records, error = 0, None
   try:
-    there = int(
+    num_records = int(
       dataset.records(split)
       .batch(64)
       .reduce(np.int64(0), lambda n, batch: n + tf.shape(batch, tf.int64)[0])
     )
   except tf.errors.OpError as e:
     error = e
-  if error or there != number:
-    raise damaged(dataset, split, error) from error
+  if error or num_records != number:
+    raise corrupt_file(dataset, split, error) from error
 
   def check(example):
     image = decoding.decode(example['image'])
-    # Else nobody asks for it, and it is not decoded.
+    # An image that no output depends on would not be decoded.
     return example['key'], example['label'], tf.reduce_max(image)
 
-  sound = set()
+  usable = set()
   with tqdm(total=number, desc=f'checking {split}', disable=None) as bar:
     examples = dataset.read(split).map(
       check, num_parallel_calls=tf.data.AUTOTUNE
@@ -207,22 +215,28 @@ def find_faults(dataset: Dataset, split: str) -> list[str]:
     for key, label, _ in examples.ignore_errors().as_numpy_iterator():
       bar.update()
       if valid(label, dataset):
-        sound.add(key)
-  if len(sound) == number:
+        usable.add(key)
+  if len(usable) == number:
     return []
   keys = dataset.read(split).map(lambda example: example['key'])
   return sorted(
-    key.decode() for key in keys.as_numpy_iterator() if key not in sound
+    key.decode() for key in keys.as_numpy_iterator() if key not in usable
   )
 
 
-def to_json(dataset: Dataset, workdir: epath.Path) -> str:
-  """What to keep in the workdir's `FILE`, beside what is there."""
+def write_skipped(dataset: Dataset, workdir: epath.Path) -> None:
+  """Adds the skipped examples to a workdir's list, if some split was checked.
+
+  Raises:
+    StorageError: the list cannot be written.
+  """
+  if not dataset.skipped:
+    return
   known = _read(workdir)
-  of_set = known.setdefault(dataset.full_name, {})
-  for split, keys in dataset.left_out.items():
-    of_set[split] = sorted(keys)
-  return json.dumps(known, indent=1)
+  of_dataset = known.setdefault(dataset.full_name, {})
+  for split, keys in dataset.skipped.items():
+    of_dataset[split] = sorted(keys)
+  write_text(workdir / FILE, json.dumps(known, indent=1))
 
 
 def _read(workdir: epath.Path) -> dict[str, dict[str, list[str]]]:
@@ -233,17 +247,11 @@ def _read(workdir: epath.Path) -> dict[str, dict[str, list[str]]]:
     known = json.loads(path.read_text())
     for splits in known.values():
       for keys in splits.values():
-        assert isinstance(keys, list), 'no list of keys'
-        assert all(isinstance(key, str) for key in keys), 'no list of keys'
+        assert isinstance(keys, list), 'not a list of keys'
+        assert all(isinstance(key, str) for key in keys), 'not a list of keys'
   except (ValueError, AttributeError, AssertionError, OSError,
           RecursionError) as error:  # fmt: skip
     raise UserError(
-      f'{path} is broken ({error}): remove it, and the set is checked anew'
+      f'{path} is corrupt ({error}): remove it to check the dataset again'
     ) from error
   return known
-
-
-def write_skipped(dataset: Dataset, workdir: epath.Path) -> None:
-  """Keeps them, so that the set is checked once."""
-  if dataset.left_out:
-    write_text(workdir / FILE, to_json(dataset, workdir))

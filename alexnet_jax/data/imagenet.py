@@ -1,11 +1,11 @@
-"""ImageNet's classes and colours, which published weights take for granted."""
+"""ImageNet's classes and colour statistics, which published weights rely on."""
 
 import functools
 import importlib.resources
 
-# Of ILSVRC-2012's training pictures, RGB in grey levels. torchvision's are
-# its (.485, .456, .406) and (.229, .224, .225), times 255; Caffe's is the mean
-# over its mean image.
+# Of ILSVRC-2012's training images, RGB in grey levels. torchvision's values are
+# (.485, .456, .406) and (.229, .224, .225), times 255. Caffe's is the mean over
+# its mean image.
 TORCHVISION_MEAN = (123.675, 116.28, 103.53)
 TORCHVISION_STD = (58.395, 57.12, 57.375)
 CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
@@ -13,10 +13,13 @@ CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)
 
 @functools.cache
 def synsets() -> dict[str, str]:
-  """WordNet synsets of the 1000 classes, in order, with their words.
+  """Returns the words of the 1000 classes by WordNet synset, in label order.
 
-  The order is TFDS's `imagenet2012`, torchvision's and Caffe's:
-  `{'n01440764': 'tench, Tinca tinca', ...}`.
+  The order is that of TFDS's `imagenet2012`, torchvision and Caffe.
+
+  Example:
+    >>> list(synsets().items())[0]
+    ('n01440764', 'tench, Tinca tinca')
   """
   file = importlib.resources.files('alexnet_jax.data') / 'imagenet_classes.txt'
   lines = file.read_text(encoding='utf-8').splitlines()
@@ -25,5 +28,10 @@ def synsets() -> dict[str, str]:
 
 
 def words(class_name: str) -> str:
-  """A synset's words; any other class name as it is."""
+  """Returns the words of a synset, and any other class name unchanged.
+
+  Example:
+    >>> words('n02102040')
+    'English springer, English springer spaniel'
+  """
   return synsets().get(class_name, class_name)

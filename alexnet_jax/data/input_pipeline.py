@@ -1,8 +1,9 @@
-"""Batches of pictures: TFDS -> tf.data -> devices.
+"""Batches of images: TFDS -> tf.data -> devices.
 
-A stream of training batches is a pure function of (seed, epoch, position): not
-of the number of hosts or threads, a restart, or timing. So a run needs no
-iterator checkpoints: a step number says where the stream goes on.
+A stream of training batches is a pure function of (seed, epoch, position). It
+does not depend on the number of hosts or threads, on a restart or on timing. A
+run therefore needs no iterator checkpoints: its step number says where the
+stream continues.
 """
 
 import collections
@@ -22,8 +23,8 @@ from alexnet_jax.model.architectures import Blocks
 
 Batch = dict[str, np.ndarray]
 
-# Batches that wait on the devices while one is computed with, and on the host
-# for those. Not AUTOTUNE: it would fill the memory that it finds.
+# The number of batches that wait on the devices, and again on the host. With
+# AUTOTUNE it would grow until memory is full.
 PREFETCH = 2
 
 
@@ -43,37 +44,37 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
-  """The training batches of one epoch, from the `start`-th on.
+  """Yields the training batches of an epoch, from batch `start` on.
 
-  Every picture is seen at most once; the last N mod `batch_size` of the
-  epoch's order are left out. Of what comes before `start`, and of other
-  processes' parts, records are read and nothing else.
+  An epoch has each image at most once: the last N mod `batch_size` images of
+  its order are dropped. Records before `start` and those of other processes are
+  read, but neither parsed nor decoded.
 
   Args:
-    dataset: a prepared set.
+    dataset: a prepared dataset.
     split: its training split.
     preprocessing: see `preprocess.train_view`.
     batch_size: global, over all processes.
     seed: of the run.
     epoch: from 0.
-    start: batches of this epoch to skip.
-    shuffle_buffer: undecoded records among which the next is drawn.
-    finish: 'host', or 'device': whole grey levels, which `finish.finisher`
-      makes the same numbers of there.
-    blocks: how pictures are cut for the first convolution, if they are.
-    dtype: of pictures that the host finishes: the network's, which rounds them
-      to it in any case.
-    process_index: which consecutive part of each global batch is wanted.
-    process_count: the number of those parts.
+    start: the number of batches to skip.
+    shuffle_buffer: number of undecoded records from which the next is drawn.
+    finish: 'host', or 'device': the batches hold whole grey levels, from which
+      `learning.finish.finisher` computes the same numbers on the device.
+    blocks: how images are rearranged for the first convolution; None: not.
+    dtype: of images that the host finishes. It is the network's, which would
+      round them in any case.
+    process_index: which consecutive part of each global batch to yield.
+    process_count: the number of parts.
 
   Yields:
     `image`, `dtype` `[n, crop, crop, 3]` or its blocks, and `label`, int32
-    `[n]`, with n = batch_size / process_count. With 'device' `image` is uint8,
-    and `lighting` and `place` are there where `preprocess.train_view` has them.
+    `[n]`, with n = batch_size / process_count. With 'device', `image` is uint8,
+    and `lighting` and `place` are those of `preprocess.train_view`.
 
   Raises:
-    UserError: an example cannot be used, or a file is damaged; its key or name
-      and the split are told.
+    UserError: an example cannot be used, or a file is corrupt; the message
+      names its key or file, and the split.
   """
   # Not seed + epoch: seed 1's first epoch would be seed 0's second.
   epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
@@ -83,7 +84,7 @@ def train_batches(
   local_size = batch_size // process_count
 
   def in_order(elements):
-    """This process's part of the epoch, each with its position."""
+    """Returns this process's part of the epoch, with positions."""
     elements = (
       elements.shuffle(
         min(shuffle_buffer, num_examples),
@@ -122,7 +123,7 @@ def train_batches(
     yield batch
     done += 1
   if done < num_batches:
-    raise faults.damaged(dataset, split)
+    raise faults.corrupt_file(dataset, split)
 
 
 def eval_batches(
@@ -138,13 +139,13 @@ def eval_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
-  """Every picture of a split once, in batches of one size.
+  """Yields every image of a split once, in batches of one size.
 
-  The last batch is filled with blanks whose `mask` is 0, so that any batch
-  size goes and every process has as many batches.
+  The last batch is padded with blanks whose `mask` is 0. Any batch size is
+  therefore possible, and every process has the same number of batches.
 
   Args:
-    dataset: a prepared set.
+    dataset: a prepared dataset.
     split: the split to score.
     preprocessing: see `preprocess.eval_views`.
     batch_size: global; a multiple of `process_count`.
@@ -152,17 +153,17 @@ def eval_batches(
     finish: 'host' or 'device'; see `train_batches`.
     blocks: see `train_batches`.
     dtype: see `train_batches`.
-    process_index: which consecutive part of each global batch is wanted.
-    process_count: the number of those parts.
+    process_index: which consecutive part of each global batch to yield.
+    process_count: the number of parts.
 
   Yields:
-    `image`, `dtype` `[n, crops, crop, crop, 3]` or its blocks (with 'device'
-    uint8),
-    `label`, int32 `[n]`, and `mask`, float32 `[n]`, with
+    `image`, `dtype` `[n, crops, crop, crop, 3]` or its blocks (uint8 with
+    'device'), `label`, int32 `[n]`, and `mask`, float32 `[n]`, with
     n = batch_size / process_count.
 
   Raises:
-    UserError: an example cannot be used; its key and split are named.
+    UserError: an example cannot be used, or a file is corrupt; the message
+      names its key or file, and the split.
   """
   local_size = batch_size // process_count
   num_batches = -(-dataset.num_examples(split) // batch_size)
@@ -184,20 +185,20 @@ def eval_batches(
     }
 
   batches = _map(in_order(dataset.records(split)), view).batch(local_size)
-  blank = jax.tree.map(
-    lambda spec: np.zeros(spec.shape[1:], spec.dtype.as_numpy_dtype),
-    batches.element_spec,
-  )
-  done, there = 0, 0
+  blank = {
+    name: np.zeros(spec.shape[1:], spec.dtype.as_numpy_dtype)
+    for name, spec in batches.element_spec.items()
+  }
+  done, num_images = 0, 0
   for batch in iterate(
     batches, lambda: in_order(dataset.read(split)), local_size, dataset, split
   ):
-    there += len(batch['label'])
+    num_images += len(batch['label'])
     yield _pad(batch, blank, local_size)
     done += 1
   positions = np.arange(dataset.num_examples(split)) % batch_size
-  if there != np.sum(positions // local_size == process_index):
-    raise faults.damaged(dataset, split)
+  if num_images != np.sum(positions // local_size == process_index):
+    raise faults.corrupt_file(dataset, split)
   for _ in range(done, num_batches):
     yield _pad(
       {name: x[None][:0] for name, x in blank.items()}, blank, local_size
@@ -211,22 +212,46 @@ def device_input(
   blocks: Blocks | None,
   dtype: Any,
 ) -> preprocess.View:
-  """What the device is given of a view."""
+  """Returns what the host sends to the device for a view.
+
+  Args:
+    view: of `preprocess.train_view` or `preprocess.eval_views`.
+    preprocessing: the preprocessing that the view was made with.
+    finish: 'host' or 'device'; see `train_batches`.
+    blocks: see `train_batches`.
+    dtype: see `train_batches`.
+  """
   if finish == 'host':
     image = preprocess.finish(view, preprocessing)
     view = {'image': tf.cast(image, np.dtype(dtype))}
   if blocks:
-    view = {**view, 'image': preprocess.to_blocks(view['image'], blocks)}
+    view = {**view, 'image': _to_blocks(view['image'], blocks)}
   return view
 
 
+def _to_blocks(image: tf.Tensor, blocks: Blocks) -> tf.Tensor:
+  """Rearranges `[..., H, W, 3]` to `[..., H', W', size * size * 3]` for conv1.
+
+  The host does this space-to-depth for TPUs, where rearranging the pixels would
+  take longer than what it saves.
+  """
+  *outer, h, w, _ = image.shape
+  size, before, after = blocks.size, blocks.before, blocks.after
+  image = image[..., : h + min(after, 0), : w + min(after, 0), :]
+  sides = (before, max(after, 0))
+  image = tf.pad(image, [(0, 0)] * len(outer) + [sides, sides, (0, 0)])
+  image = tf.reshape(image, [-1, *image.shape[-3:]])
+  image = tf.nn.space_to_depth(image, size)
+  return tf.reshape(image, [*outer, *image.shape[1:]])
+
+
 def _int32(label):
-  # What does not fit must not become a label that does.
+  # A label that does not fit into int32 must stay out of range.
   return tf.cast(tf.clip_by_value(label, -1, 2**31 - 1), tf.int32)
 
 
 def _part(elements, batch_size, process_index, process_count):
-  """Of `(position, element)`, those of one process."""
+  """Selects one process's part of `(position, element)`."""
   if process_count == 1:
     return elements
   local_size = batch_size // process_count
@@ -237,7 +262,7 @@ def _part(elements, batch_size, process_index, process_count):
 
 def _map(elements: tf.data.Dataset, view) -> tf.data.Dataset:
   return elements.map(
-    # There is no Python in it to convert, which would take a second an epoch.
+    # There is no Python to convert, and trying takes a second an epoch.
     tf.autograph.experimental.do_not_convert(view),
     num_parallel_calls=tf.data.AUTOTUNE,
     deterministic=True,
@@ -261,22 +286,22 @@ def iterate(
   dataset: Dataset | None = None,
   split: str = '',
 ) -> Iterator[Batch]:
-  """The batches as NumPy; what is wrong with an example is told by its key.
+  """Yields batches as NumPy arrays; an error names the example at fault.
 
   Args:
-    batches: of decoded pictures.
-    examples: makes what they were made of, `(position, example)`, in that
-      order, with keys.
-    size: of the batches.
-    dataset: what they were read from; None for files without labels.
-    split: of it.
+    batches: of decoded images.
+    examples: returns the examples that the batches are made of, `(position,
+      example)`, in the same order and with keys.
+    size: number of images in a batch.
+    dataset: the dataset that they are read from; None for files without labels.
+    split: the split that they are read from.
 
   Raises:
-    UserError: a picture cannot be decoded, a label is out of range, or a file
-      is damaged.
+    UserError: an image cannot be decoded, a label is out of range, or a file is
+      corrupt.
   """
   options = tf.data.Options()
-  # All cores from the start. Tuning finds no better, and its thread holds up
+  # Uses all cores from the start. Tuning is no faster, and its thread delays
   # the end of an epoch by seconds.
   options.autotune.enabled = False
   batches = batches.prefetch(PREFETCH).with_options(options)
@@ -298,14 +323,15 @@ def iterate(
 def to_devices(
   batches: Iterator[Batch], devices: list[Any]
 ) -> Iterator[dict[str, jax.Array]]:
-  """Batches laid out for `jax.pmap`, some of them sent ahead.
+  """Sends batches to the devices ahead of their use, laid out for `jax.pmap`.
 
   Args:
-    batches: arrays `[n, ...]`, n divisible by the number of devices.
-    devices: this process's.
+    batches: arrays `[n, ...]`, with n divisible by the number of devices.
+    devices: of this process.
 
   Yields:
-    The same arrays as `[devices, n / devices, ...]`, one part a device.
+    The same arrays as `[devices, n / devices, ...]`, with one part on each
+    device.
   """
   sharding = NamedSharding(
     Mesh(np.array(devices), ('batch',)), PartitionSpec('batch')

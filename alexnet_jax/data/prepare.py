@@ -1,4 +1,4 @@
-"""Makes a dataset ready for a run, and checks that a network fits it."""
+"""Prepares a dataset for a run: its files, whether it fits, its colours."""
 
 from typing import Any
 
@@ -15,23 +15,34 @@ from alexnet_jax.data.preprocessing import Preprocessing
 
 
 def prepare_data(
-  data: Config,
-  dataset: Dataset,
-  splits: list[str],
-  workdir: epath.Path,
+  data: Config, dataset: Dataset, splits: list[str], workdir: epath.Path
 ) -> Dataset:
-  """A set as `config.data` wants it read: from a copy, without its faults."""
+  """Applies `data.cache_dir` and `data.on_error` to an opened dataset.
+
+  Prints what is copied and which examples are skipped.
+
+  Args:
+    data: `config.data`.
+    dataset: of `open_dataset`.
+    splits: the splits that will be read.
+    workdir: may list the examples to skip; nothing is written.
+
+  Raises:
+    UserError: the copy does not fit, too many examples cannot be used, or a
+      file is corrupt.
+    StorageError: `data.cache_dir` cannot be written.
+  """
   if data.cache_dir:
     dataset = cached(dataset, splits, data.cache_dir)
     say(f'reading {dataset.full_name} from its copy in {data.cache_dir}')
   if data.on_error == 'skip':
-    dataset = faults.leave_out(dataset, splits, workdir, data.max_error_rate)
-  for split, keys in dataset.left_out.items():
+    dataset = faults.skip_faults(dataset, splits, workdir, data.max_error_rate)
+  for split, keys in dataset.skipped.items():
     if keys:
       named = ', '.join(sorted(keys)[:5]) + (', ...' if len(keys) > 5 else '')
       say(
-        f'left out {len(keys)} of {dataset.num_examples(split) + len(keys)} '
-        f'examples of {split}, which cannot be used: {named}'
+        f'skipping {len(keys)} of {dataset.num_examples(split) + len(keys)} '
+        f'examples of {split} that cannot be used: {named}'
       )
   return dataset
 
@@ -42,40 +53,47 @@ def check_dataset(
   preprocessing: Preprocessing,
   dataset: Dataset,
 ) -> None:
-  """Is the data set the one trained on, or one that its classes fit?
+  """Checks that a trained network can be scored on a dataset.
+
+  A dataset and its 256 x 256 form hold the same images: a network trained on
+  one can be scored on the other. Of converted weights, the training dataset is
+  unknown. Their class names, if known, must be those of the dataset; otherwise
+  the network must have at least as many classes.
 
   Args:
-    num_classes: that the network tells apart.
-    workdir: its own.
-    preprocessing: its own.
+    num_classes: the network's.
+    workdir: the network's, for messages.
+    preprocessing: the network's.
     dataset: to be scored.
 
   Raises:
-    UserError: it is another, or has other classes.
+    UserError: the network was trained on another dataset or on other classes.
   """
   if preprocessing.dataset is not None:
-    # A set and its 256 x 256 form hold the same pictures.
     if origin(preprocessing.dataset) != dataset.origin:
       raise UserError(
-        f'{workdir} was trained on {preprocessing.dataset}, not '
+        f'{workdir} was trained on {preprocessing.dataset}, not on '
         f'{dataset.full_name} (data.name)'
       )
-  # Converted weights do not say, but for the names of ImageNet's classes.
   elif preprocessing.class_names not in ((), tuple(dataset.class_names)):
     raise UserError(
-      f'{workdir} tells {len(preprocessing.class_names)} classes apart, '
-      f'{preprocessing.class_names[0]} and so on; those of '
-      f'{dataset.full_name} are others (data.name)'
+      f'the network in {workdir} has {len(preprocessing.class_names)} classes, '
+      f'{preprocessing.class_names[0]} and so on; {dataset.full_name} '
+      '(data.name) has other classes'
     )
   elif dataset.num_classes > num_classes:
     raise UserError(
-      f'{workdir} tells {num_classes} classes apart, '
-      f'{dataset.full_name} has {dataset.num_classes} (data.name)'
+      f'the network in {workdir} has {num_classes} classes, '
+      f'{dataset.full_name} (data.name) has {dataset.num_classes}'
     )
 
 
 def needs_color_stats(data: Config) -> bool:
-  """Whether `config.data` wants something computed over the training set."""
+  """Returns whether `config.data` uses statistics of the training images.
+
+  Those are the mean image, the mean and the standard deviation by channel, and
+  the principal components, for lighting.
+  """
   return (
     'channel' in (data.mean, data.std)
     or data.mean == 'image'
@@ -86,12 +104,12 @@ def needs_color_stats(data: Config) -> bool:
 def preprocessing_of(
   data: Config, stats: color_stats.ColorStats | None, **facts: Any
 ) -> Preprocessing:
-  """What `config.data` makes of a training set's colours.
+  """Builds the preprocessing from `config.data` and the training statistics.
 
   Args:
     data: `config.data`.
-    stats: of the training set; None where none are needed.
-    **facts: other fields of `Preprocessing`: of which set it is.
+    stats: of the training split; None unless `needs_color_stats`.
+    **facts: the other fields of `Preprocessing`, which name the dataset.
   """
   mean, std = data.mean, data.std
   if stats:

@@ -1,16 +1,13 @@
-"""From a stored picture to the network's input (sections 2 and 4.1).
+"""Makes views of an image: crops, flips, lighting, ten crops (section 4.1).
 
-All that is random is drawn by `draw`, at once for an epoch; the rest are pure
-functions of it. Pixels are RGB in grey levels, 0 to 255, throughout.
+For training, `draw` draws all random numbers of an epoch; `train_view` is a
+pure function of them. For evaluation, `eval_views` gives the central crop or
+the ten. Both return whole grey levels, from which `finish` subtracts the mean
+image (section 2), adds the lighting and scales. The last step may run on the
+device instead: `learning/finish.py`.
 
-A view is made in two steps: `train_view` or `eval_views` gives whole grey
-levels, `finish` subtracts the mean, lights and scales. The second may also run
-on the device: `learning/finish.py`.
+Pixels are RGB in grey levels, 0 to 255, throughout.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 import tensorflow as tf
@@ -18,37 +15,35 @@ import tensorflow as tf
 from alexnet_jax.data import decoding
 from alexnet_jax.data.preprocessing import Preprocessing, five_places
 
-if TYPE_CHECKING:  # It imports JAX, which Beam's workers need not.
-  from alexnet_jax.model.architectures import Blocks
-
-# What `draw` and the views give, by name.
+# The tensors that `draw` and the views return, by name.
 Draws = dict[str, tf.Tensor]
 View = dict[str, tf.Tensor]
 
 _PIXEL_RANGE = 255.0
-# torchvision's RandomResizedCrop: draws, share of the area, width / height.
+# torchvision's RandomResizedCrop: attempts, share of the area, width / height.
 _ATTEMPTS = 10
 _AREA = (0.08, 1.0)
 _RATIO = (3 / 4, 4 / 3)
 
 
 def draw(p: Preprocessing, n: int, seed: int) -> Draws:
-  """Draws what is random about an epoch: each picture draws for itself.
+  """Draws the random crops, flips and lighting of an epoch, for each image.
 
-  (The authors' code drew one crop and one flip for each chunk of 32.) At once,
-  not picture by picture: of a picture of the 256 x 256 set ten small operations
-  are a good part of the time.
+  (The authors' code drew one crop and one flip for each chunk of 32.) All are
+  drawn in one operation: for an image of 256 x 256, ten small operations would
+  take a good part of the time.
 
   Args:
-    p: the training set's preprocessing.
-    n: pictures in the set.
-    seed: of the epoch; what is drawn depends on it and on nothing else.
+    p: the preprocessing of the training split.
+    n: number of images in the split.
+    seed: of the epoch; the draws depend on nothing else.
 
   Returns:
-    By position in the epoch's order: `place`, int32 `[n, 3]`: top and left of
-    the crop in the square, and 1 where it is flipped; with lighting
-    `lighting`, float32 `[n, 3]`; and for 'random_resized', in place of top and
-    left, `u`, float32 `[n, 22]`, uniform in [0, 1).
+    Tensors with a row for each position in the epoch's order:
+    `place`, int32 `[n, 3]`: top and left of the crop in the resized square (0
+      for 'random_resized'), and 1 if it is flipped;
+    `lighting`, float32 `[n, 3]`, if there is lighting;
+    `u`, float32 `[n, 22]`, uniform in [0, 1), for 'random_resized'.
   """
 
   def uniform(k, stream):
@@ -73,17 +68,23 @@ def draw(p: Preprocessing, n: int, seed: int) -> Draws:
 
 
 def random_crop_offset(size: int, crop_size: int, u: tf.Tensor) -> tf.Tensor:
-  """Tops and lefts of crops, uniform over every position there is.
+  """Returns tops and lefts of crops, uniform over all positions (section 4.1).
 
-  Both ends are included: 30 x 30 positions of a 227 crop in 256 x 256.
+  Both ends are included: a crop of 227 has 30 x 30 positions in 256 x 256. (The
+  paper counts 32 x 32 of 224.)
 
   Args:
-    size: of the square, in pixels.
-    crop_size: of the crop.
+    size: side of the square, in pixels.
+    crop_size: side of the crop, in pixels.
     u: uniform in [0, 1), `[n, 2]`.
 
   Returns:
     int32 `[n, 2]`.
+
+  Example:
+    >>> u = tf.constant([[0.0, 0.5], [0.5, 0.999]])
+    >>> random_crop_offset(256, 227, u).numpy().tolist()
+    [[0, 15], [15, 29]]
   """
   positions = float(size - crop_size + 1)
   # Rounding can lift the product to the bound itself.
@@ -91,14 +92,14 @@ def random_crop_offset(size: int, crop_size: int, u: tf.Tensor) -> tf.Tensor:
 
 
 def random_part(shape: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """A random part of a picture (torchvision's RandomResizedCrop).
+  """Returns a random part of an image (torchvision's RandomResizedCrop).
 
-  Its area is 8 to 100% of the picture's, uniformly, and its width 3/4 to 4/3 of
-  its height, uniformly in the logarithm. The first of ten draws that fits is
-  taken; if none does, the largest central part of such a shape.
+  Its area is uniform between 8% and 100% of the image's. Its width is 3/4 to
+  4/3 of its height, uniform in the logarithm. The first of ten draws that fits
+  is used; if none fits, the largest central part of such a shape.
 
   Args:
-    shape: height and width, int32 `[2]`.
+    shape: height and width of the image, int32 `[2]`.
     u: uniform in [0, 1), `[22]`.
 
   Returns:
@@ -114,7 +115,7 @@ def random_part(shape: tf.Tensor, u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     tf.round(tf.sqrt(area / ratio)),
   )
   fits = (widths >= 1) & (widths <= w) & (heights >= 1) & (heights <= h)
-  # The fallback follows the draws: it is the first that fits where none does.
+  # The fallback comes last and always fits.
   central_ratio = tf.clip_by_value(w / h, *_RATIO)
   widths = tf.concat([widths, [tf.minimum(w, tf.round(h * central_ratio))]], 0)
   heights = tf.concat(
@@ -138,28 +139,34 @@ def lighting_offset(
   mode: str = 'sqrt_eigenvalue',
   std: float = 0.1,
 ) -> tf.Tensor:
-  """PCA lighting (section 4.1): one colour added to all pixels of a picture.
+  """Returns PCA lighting (section 4.1): one colour to add to all pixels.
 
   The paper adds the principal components of the training set's RGB pixels
   "with magnitudes proportional to the corresponding eigenvalues times a random
-  variable" of mean 0 and deviation 0.1. Text and practice disagree:
+  variable" of mean 0 and standard deviation 0.1. Text and practice disagree:
 
-  * 'sqrt_eigenvalue' is what the authors' code did: components times
-    0.1 N(0, 1) times *standard deviations* (the roots of the eigenvalues, on
-    ImageNet 121.8, 37.1 and 19.7 grey levels).
-  * 'eigenvalue' is the text, on pixels scaled to [0, 1], as many ports have
-    it (2 to 17 times weaker). Read on 0..255, as the text stands, it would
-    shift pictures by over a thousand grey levels.
+  * 'sqrt_eigenvalue' is the authors' code: components times 0.1 N(0, 1) times
+    *standard deviations* (the roots of the eigenvalues, on ImageNet 121.8, 37.1
+    and 19.7 grey levels).
+  * 'eigenvalue' is the text, on pixels scaled to [0, 1], as in many ports (2 to
+    17 times weaker). On pixels of 0..255, the text would shift images by over
+    a thousand grey levels.
 
   Args:
     normal: draws of the standard normal, `[n, 3]`.
     eigenvalues: `[3]`, of the covariance of 0..255 pixels.
     eigenvectors: `[3, 3]`, in columns.
     mode: 'sqrt_eigenvalue' or 'eigenvalue'.
-    std: deviation of the random variable.
+    std: standard deviation of the random variable.
 
   Returns:
     The offsets of R, G and B in grey levels, float32 `[n, 3]`.
+
+  Example:
+    >>> eigenvalues = np.array([120.0, 40.0, 20.0]) ** 2
+    >>> normal = np.ones([1, 3], np.float32)
+    >>> lighting_offset(normal, eigenvalues, np.eye(3)).numpy().tolist()
+    [[12.0, 4.0, 2.0]]
   """
   if mode == 'sqrt_eigenvalue':
     magnitudes = np.sqrt(eigenvalues)
@@ -172,10 +179,10 @@ def lighting_offset(
 
 
 def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
-  """Four corners and the centre, then their mirror images (section 4.1).
+  """Returns the four corner crops, the centre and their mirrors (section 4.1).
 
   Args:
-    image: `[H, W, 3]`.
+    image: a square, `[H, H, 3]`.
     size: side of the crops, in pixels.
 
   Returns:
@@ -198,21 +205,22 @@ def train_view(
   p: Preprocessing,
   is_square_jpeg: bool = False,
 ) -> View:
-  """One random view of a stored picture, in whole grey levels.
+  """Returns a random view of an image file, in whole grey levels.
 
-  The crop is one of the resized square (`train_crop` 'random', the paper) or
-  any part of the picture (`random_part`).
+  With `train_crop` 'random' (the paper) it is a crop of the resized square,
+  with 'random_resized' any part of the image, resized (`random_part`).
 
   Args:
     encoded: the file, a scalar string.
-    drawn: this picture's row of each of `draw`'s.
-    p: the training set's preprocessing.
+    drawn: the image's row of each tensor of `draw`.
+    p: the preprocessing of the training split.
     is_square_jpeg: whether the file is known to be a JPEG of `resize_size`.
 
   Returns:
-    `image`, uint8 `[crop_size, crop_size, 3]`, cropped and flipped; with
-    lighting, `lighting`, float32 `[3]`; and where the mean image is cropped
-    with the picture, `place`, int32 `[3]`: top, left, and 1 where flipped.
+    `image`, uint8 `[crop_size, crop_size, 3]`, cropped and flipped;
+    `lighting`, float32 `[3]`, if there is lighting;
+    `place`, int32 `[3]`: top, left, and 1 if flipped, if the mean that is
+      subtracted depends on them.
   """
   if p.train_crop == 'random_resized':
     image = decoding.decode_part(
@@ -234,7 +242,7 @@ def train_view(
 
 
 def _mirror_if(flip, image):
-  # A slice of stride -1 takes longer than to decode the picture.
+  # Slicing with a stride of -1 would take longer than decoding the image.
   return tf.cond(flip, lambda: tf.reverse(image, axis=[1]), lambda: image)
 
 
@@ -244,7 +252,13 @@ def eval_views(
   crops: int,
   is_square_jpeg: bool = False,
 ) -> View:
-  """The views that are scored: the central one, or ten.
+  """Returns the views of an image file to score: the central crop, or ten.
+
+  Args:
+    encoded: the file, a scalar string.
+    p: the network's preprocessing.
+    crops: 1 or 10.
+    is_square_jpeg: whether the file is known to be a JPEG of `resize_size`.
 
   Returns:
     `image`, uint8 `[crops, crop_size, crop_size, 3]`.
@@ -260,14 +274,14 @@ def eval_views(
 
 
 def finish(view: View, p: Preprocessing) -> tf.Tensor:
-  """The network's input: minus the mean, lit, and scaled.
+  """Subtracts the mean, adds the lighting and scales: the network's input.
 
   Args:
     view: of `train_view` or `eval_views`.
-    p: the same preprocessing.
+    p: the preprocessing that the view was made with.
 
   Returns:
-    float32, of the shape of `view['image']`.
+    float32, in the shape of `view['image']`.
   """
   image = tf.cast(view['image'], tf.float32)
   size = p.crop_size
@@ -279,24 +293,8 @@ def finish(view: View, p: Preprocessing) -> tf.Tensor:
     crops = image.shape[0] if image.shape.rank == 4 else 1
     image -= tf.constant(p.mean_of_crops(crops))
   if 'lighting' in view:
-    # As a row of pixels: TensorFlow adds three numbers at a time slowly.
+    # Adds a row at a time: TensorFlow is slow at adding three numbers.
     row = tf.tile(view['lighting'], [size])
     image = tf.reshape(tf.reshape(image, [size, -1]) + row, image.shape)
   scale = p.pixel_scale(lit='lighting' in view)
   return image if scale is None else image * tf.constant(scale)
-
-
-def to_blocks(image: tf.Tensor, blocks: Blocks) -> tf.Tensor:
-  """`[..., H, W, 3]` to `[..., H', W', size * size * 3]`: space to depth.
-
-  The host does it for conv1 on TPU, where rearranging pixels takes longer than
-  what it saves.
-  """
-  *outer, h, w, _ = image.shape
-  size, before, after = blocks.size, blocks.before, blocks.after
-  image = image[..., : h + min(after, 0), : w + min(after, 0), :]
-  sides = (before, max(after, 0))
-  image = tf.pad(image, [(0, 0)] * len(outer) + [sides, sides, (0, 0)])
-  image = tf.reshape(image, [-1, *image.shape[-3:]])
-  image = tf.nn.space_to_depth(image, size)
-  return tf.reshape(image, [*outer, *image.shape[1:]])

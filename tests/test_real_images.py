@@ -1,4 +1,4 @@
-"""On real ImageNet files, where TFDS_DATA_DIR has them."""
+"""Trains and evaluates on real ImageNet files, if TFDS_DATA_DIR has them."""
 
 import os
 
@@ -11,7 +11,7 @@ pytestmark = shared_images('imagenet2012')
 
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
-  """The paper's run, cut after two steps."""
+  """The first two steps of the paper's run."""
   folder = tmp_path_factory.mktemp('imagenet') / 'run'
   run(*arguments(folder), devices=1)
   return folder
@@ -38,7 +38,7 @@ def test_the_papers_network_trains_on_imagenet_files(workdir):
   assert 0 < train['loss'] < 30
 
 
-def test_every_file_is_scored_once(workdir):
+def test_every_image_is_scored_once(workdir):
   expected = results(workdir)
   for devices, batch_size in ((3, 7),):
     run(
