@@ -1,9 +1,9 @@
-"""Writes Caffe model files by hand, in the protobuf wire format.
+"""Writes Caffe's model files in the protobuf wire format, without protobuf.
 
-The field numbers are those of BVLC Caffe's caffe.proto. Fields are written in
-the order of their numbers, as protobuf itself writes them. With weights of the
-published shapes, version 1 gives files of the published sizes: 243,862,414
-bytes (bvlc_alexnet) and 243,862,418 bytes (bvlc_reference_caffenet).
+The field numbers are those of BVLC Caffe's caffe.proto, and fields are written
+in the order of their numbers, as protobuf does. With weights of the published
+shapes, version 1 gives files of the published sizes: 243,862,414 bytes
+(bvlc_alexnet) and 243,862,418 bytes (bvlc_reference_caffenet).
 """
 
 import struct
@@ -19,12 +19,13 @@ BLOCKS = {
 }
 REST = 'conv3 relu3 conv4 relu4 conv5 relu5 pool5 '
 REST += 'fc6 relu6 drop6 fc7 relu7 drop7 fc8'
-# name: (pad, group, stride); 0 or 1 is left to the default, as published
+# name: (pad, group, stride); the defaults 0 and 1 are not written, as in the
+# published files
 CONVOLUTIONS = {'conv1': (0, 1, 4), 'conv2': (2, 2, 1), 'conv3': (1, 1, 1)}
 CONVOLUTIONS |= {'conv4': (1, 2, 1), 'conv5': (1, 2, 1)}
 NON_ZERO_BIASES = ('conv2', 'conv4', 'conv5', 'fc6', 'fc7')
-# layer name without its number: type, V1LayerParameter.LayerType, field of the
-# parameters in V1LayerParameter and in LayerParameter (0: none are written)
+# layer name without its number: type, V1LayerParameter.LayerType, and the field
+# of its parameters in V1LayerParameter and in LayerParameter (0: none)
 KINDS = {
   'data': ('Data', 5, 11, 107),
   'conv': ('Convolution', 4, 10, 106),
@@ -35,7 +36,7 @@ KINDS = {
   'drop': ('Dropout', 6, 12, 108),
   'loss': ('SoftmaxWithLoss', 21, 0, 0),
 }
-# network: training data and mean file, of the lengths in the published files
+# network: training data and mean file, as long as in the published files
 SOURCES = {
   'caffe': 'ilsvrc12_train_leveldb',
   'caffenet': '/data/imagenet/ilsvrc12-leveldb',
@@ -47,7 +48,7 @@ MEANS = {
 
 
 def _varint(value: int) -> bytes:
-  """Base 128 varint of a non-negative integer."""
+  """Encodes a non-negative integer as a base 128 varint."""
   out = bytearray()
   while value > 0x7F:
     out.append(value & 0x7F | 0x80)
@@ -57,32 +58,32 @@ def _varint(value: int) -> bytes:
 
 
 def _key(field: int, wire_type: int) -> bytes:
-  """What precedes every field."""
+  """Encodes the key that precedes every field."""
   return _varint(field << 3 | wire_type)
 
 
 def _uint(field: int, value: int) -> Chunks:
-  """Integer, bool or enum field (wire type 0)."""
+  """Encodes an integer, bool or enum field (wire type 0)."""
   return [_key(field, 0) + _varint(value)]
 
 
 def _float(field: int, value: float) -> Chunks:
-  """Float field (wire type 5)."""
+  """Encodes a float field (wire type 5)."""
   return [_key(field, 5) + struct.pack('<f', value)]
 
 
 def _message(field: int, chunks: Chunks) -> Chunks:
-  """Length-delimited field (wire type 2) of what `chunks` join to."""
+  """Encodes a length-delimited field (wire type 2) of the joined chunks."""
   return [_key(field, 2) + _varint(sum(map(len, chunks))), *chunks]
 
 
 def _string(field: int, value: str) -> Chunks:
-  """String field (wire type 2)."""
+  """Encodes a string field (wire type 2)."""
   return _message(field, [value.encode()])
 
 
 def _floats(field: int, values: np.ndarray, packed: bool) -> Chunks:
-  """Repeated float field, packed or as one fixed32 field per value."""
+  """Encodes repeated floats, packed or as one fixed32 field per value."""
   flat = np.asarray(values, '<f4').ravel()
   if packed:
     return _message(field, [flat.tobytes()])
@@ -96,7 +97,7 @@ def _floats(field: int, values: np.ndarray, packed: bool) -> Chunks:
 def _blob(
   values: np.ndarray, shape: tuple[int, ...], legacy: bool, packed: bool
 ) -> Chunks:
-  """BlobProto; legacy ones have their shape filled up with leading ones."""
+  """Encodes a BlobProto; legacy shapes are padded with leading ones."""
   data = _floats(5, values, packed)
   if not legacy:
     return data + _message(7, _message(1, [_varint(dim) for dim in shape]))
@@ -107,7 +108,7 @@ def _blob(
 
 
 def _fillers(network: str, name: str, field: int) -> Chunks:
-  """weight_filler in `field` and bias_filler in the next field."""
+  """Encodes weight_filler in `field` and bias_filler in the next field."""
   bias = {'caffe': 0.1, 'caffenet': 1.0}[network]
   std = 0.005 if name in ('fc6', 'fc7') else 0.01
   weight_filler = _string(1, 'gaussian') + _float(6, std)
@@ -119,7 +120,7 @@ def _fillers(network: str, name: str, field: int) -> Chunks:
 def _params(
   network: str, name: str, arrays: list[np.ndarray], v1: bool
 ) -> Chunks:
-  """What the message of a layer's parameters holds."""
+  """Encodes the content of a layer's parameter message."""
   kind = name.rstrip('0123456789')
   if kind == 'data' and v1:  # source, mean_file, batch_size, crop_size, mirror
     out = _string(1, SOURCES[network]) + _string(3, MEANS[network])
@@ -152,7 +153,7 @@ def _layer(
   v1: bool,
   packed: bool,
 ) -> Chunks:
-  """V1LayerParameter or LayerParameter."""
+  """Encodes a V1LayerParameter or LayerParameter."""
   kind, v1_type, *params = KINDS[name.rstrip('0123456789')]
   links = [c for bottom in bottoms for c in _string(2 if v1 else 3, bottom)]
   links += [c for top in tops for c in _string(3 if v1 else 4, top)]
@@ -186,11 +187,12 @@ def caffemodel(
   packed: bool = True,
   include_data_layers: bool = True,
 ) -> bytes:
-  """NetParameter of a training net, as Caffe's solver saves it.
+  """Encodes the NetParameter of a training net, as Caffe's solver saves it.
 
-  Version 1 is as published: V1LayerParameter, blobs of four dimensions, a loss
-  without a top. Version 2 is as later Caffes save: LayerParameter, BlobShape,
-  the phase in every layer. The arrays in `weights` have Caffe's own layout.
+  Version 1 is the published files': V1LayerParameter, blobs of four dimensions,
+  a loss without a top. Version 2 is that of later Caffe releases:
+  LayerParameter, BlobShape, the phase in every layer. The arrays in `weights`
+  have Caffe's layout.
   """
   if network not in NET_NAMES or version not in (1, 2):
     raise ValueError(f'no network {network!r} of version {version!r}')
@@ -212,7 +214,7 @@ def caffemodel(
 
 
 def binaryproto(mean_bgr: np.ndarray, legacy: bool = True) -> bytes:
-  """BlobProto of a mean image [channels, height, width], with a num of 1."""
+  """Encodes a mean image [channels, height, width] as a BlobProto, num 1."""
   mean_bgr = np.asarray(mean_bgr)
   shape = (1, *mean_bgr.shape)
   if len(shape) != 4:

@@ -1,7 +1,7 @@
-"""ONNX against the network that it was exported from: `make test-onnx`.
+"""Compares exported ONNX models with the networks themselves.
 
-Not a part of `make test`: it runs in .venv-onnx, and asks the interpreter that
-MAIN_PYTHON names (of .venv) for workdirs and for what they should say.
+`make test-onnx` runs it in .venv-onnx; `make test` does not. The interpreter of
+.venv, named by MAIN_PYTHON, makes the workdirs and the expected logits.
 """
 
 import os
@@ -18,9 +18,9 @@ _MAKE = """
 import sys
 import jax, numpy as np
 from etils import epath
-from alexnet_jax import convert
-from alexnet_jax.data import preprocess
-from alexnet_jax.model import ALEXNETS, ARCHITECTURES, AlexNet
+from alexnet_jax.data.preprocessing import Preprocessing
+from alexnet_jax.model import ARCHITECTURES, AlexNet
+from alexnet_jax.pretrained import conversion
 
 name, folder = sys.argv[1:]
 model = AlexNet(ARCHITECTURES[name], num_classes=10)
@@ -28,7 +28,7 @@ size = ARCHITECTURES[name].input_size
 images = np.random.default_rng(0).normal(0, 60, (3, size, size, 3))
 images = images.astype(np.float32)
 params = jax.jit(model.init)(jax.random.key(0), images)['params']
-# As large as make each layer, and LRN, matter.
+# Large enough for each layer, and LRN, to matter.
 params = {
   layer: {
     'kernel': p['kernel'] / p['kernel'].std()
@@ -37,13 +37,13 @@ params = {
   }
   for layer, p in params.items()
 }
-convert._write_workdir(
+conversion.write_workdir(
   epath.Path(folder) / 'run',
   jax.device_get(params),
   {'model': {'name': name, 'num_classes': 10}},
-  preprocess.Preprocessing(**convert._preprocessing(name), resize='warp',
-                           mean=np.zeros(3), mean_crop='center',
-                           std=np.ones(3)),
+  Preprocessing(**conversion.IMAGENET, crop_size=size, class_names=(),
+                resize='warp', mean=np.zeros(3), mean_crop='center',
+                std=np.ones(3)),
 )
 logits = jax.jit(model.apply)({'params': params}, images)
 np.savez(folder + '/expected.npz', images=images, logits=logits)
@@ -61,7 +61,7 @@ def test_onnx_runtime_agrees(name, tmp_path):
   (images,) = session.get_inputs()
   with np.load(tmp_path / 'expected.npz') as expected:
     scale = np.abs(expected['logits']).max()
-    for n in (1, 3):  # Any batch.
+    for n in (1, 3):  # The batch size is free.
       (logits,) = session.run(None, {images.name: expected['images'][:n]})
       assert logits.shape == (n, 10)
       error = np.abs(logits - expected['logits'][:n]).max() / scale

@@ -1,14 +1,15 @@
-"""Each network against an independent PyTorch one, as a table.
+"""Compares each network with an independent PyTorch network; prints a table.
 
   python tests/parity.py
 
 The reference, torch_alexnets.py, was written from the originals, independently
-of this project's networks. Both get the same random weights and
-pixels in float64, at a scale where LRN bends what passes through it, and are
-compared in logits, `features` and the gradient of the loss by each parameter;
-in float32, as people run it, in logits. (Not in gradients: where two activities
-of a pool's window, or an activity and zero, are closer than float32 can tell,
-it sends a gradient another way, in PyTorch as here.)
+of this project's networks. Both get the same random weights and pixels in
+float64, at a scale where LRN matters. Compared are the logits, `features`, and
+the gradient of the loss with respect to each parameter.
+
+In float32, as people run the network, only the logits are compared. There a
+gradient may take another way, in PyTorch as here: where float32 cannot
+distinguish two activations of a pooling window, or an activation from zero.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from alexnet_jax.model import ARCHITECTURES, AlexNet
 
 _BATCH = 2
 _CLASSES = 1000
-_PIXEL_STD = 60.0  # Grey levels, as of photographs.
+_PIXEL_STD = 60.0  # Grey levels, as in photographs.
 
 REFERENCES = {
   'paper': 'the 2012 text',
@@ -38,7 +39,7 @@ REFERENCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Errors:
-  """Largest differences, relative to the largest value compared with."""
+  """Largest differences, relative to the largest reference value."""
 
   parameters: int
   logits: float
@@ -51,10 +52,11 @@ class Errors:
 def random_weights(
   name: str, num_classes: int, seed: int
 ) -> dict[str, dict[str, np.ndarray]]:
-  """Kernels (in our layout) and biases, float64.
+  """Draws kernels (in our layout) and biases, float64.
 
-  Sized so that each layer's outputs spread as its inputs do (He): with pixels
-  of 60 grey levels, LRN's sums of squares then weigh as much as its k.
+  Their scale keeps the spread from layer to layer (He). With pixels of a
+  standard deviation of 60 grey levels, LRN's sums of squares then matter as
+  much as its k.
   """
   rng = np.random.default_rng(seed)
   architecture = ARCHITECTURES[name]
@@ -73,11 +75,11 @@ def random_weights(
 
 
 def to_torch(kernel: np.ndarray, maps: tuple[int, int, int] | None = None):
-  """Our kernel as PyTorch has it.
+  """Converts a kernel to PyTorch's layout.
 
   Args:
     kernel: `[kh, kw, in / groups, out]` or `[in, out]`.
-    maps: height, width and channels of what a dense layer sees flattened.
+    maps: height, width and channels of the maps that a dense layer flattens.
   """
   if kernel.ndim == 4:
     return kernel.transpose(3, 2, 0, 1)
@@ -87,7 +89,7 @@ def to_torch(kernel: np.ndarray, maps: tuple[int, int, int] | None = None):
 
 
 def compare(name: str, seed: int = 0) -> Errors:
-  """Runs one network both ways, forward and backward."""
+  """Runs one network in PyTorch and in JAX, forward and backward."""
   weights = random_weights(name, _CLASSES, seed)
   rng = np.random.default_rng(seed + 1)
   size = ARCHITECTURES[name].input_size

@@ -1,4 +1,4 @@
-"""Weights in and out, through files as their own programs write them."""
+"""Published weights, read from and written to files of their own formats."""
 
 import io
 import json
@@ -14,44 +14,51 @@ import pytest
 import safetensors.torch
 import torch
 import torch_alexnets
-from etils import epath
 
 from alexnet_jax import convert, pretrained
 from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.data import imagenet
-from alexnet_jax.runs import checkpoint
+from alexnet_jax.model import ALEXNETS
+from alexnet_jax.pretrained import (
+  caffe,
+  caffe_protobuf,
+  conversion,
+  torchvision,
+)
+from alexnet_jax.pretrained.layouts import to_params
+from alexnet_jax.runs.params import params_digest
 
 CLASSES = 10
 
 
 @pytest.fixture(scope='module')
 def state_dict():
-  """A torchvision state dict of 10 classes, at PyTorch's initial weights."""
+  """A torchvision state dict of 10 classes, with PyTorch's initial weights."""
   torch.manual_seed(0)
   network = torch_alexnets.build('torchvision', CLASSES)
   return {
     f'{name}.{kind}': getattr(getattr(network, layer), kind).detach()
-    for layer, name in convert._TORCHVISION_NAMES.items()
+    for layer, name in torchvision.NAMES.items()
     for kind in ('weight', 'bias')
   }
 
 
 @pytest.fixture(scope='module')
 def caffe_weights():
-  """Weights in Caffe's layout, as large as make LRN matter."""
+  """Weights in Caffe's layout, large enough for LRN to matter."""
   rng = np.random.default_rng(0)
   network = torch_alexnets.build('caffe', CLASSES)
   weights = {}
-  for layer in convert._TORCHVISION_NAMES:
+  for layer in torchvision.NAMES:
     shape = tuple(getattr(network, layer).weight.shape)
     std = np.sqrt(2 / np.prod(shape[1:]))
-    weight = std * rng.standard_normal(shape, np.float32)
+    weight = (std * rng.standard_normal(shape)).astype(np.float32)
     weights[layer] = (weight, rng.standard_normal(shape[0], np.float32))
   return weights
 
 
 def reference(name, weights):
-  """PyTorch's network with these weights, `[out, in, ...]`."""
+  """A PyTorch network with these weights, `[out, in, ...]`."""
   network = torch_alexnets.build(name, CLASSES)
   with torch.no_grad():
     for layer, (weight, bias) in weights.items():
@@ -70,10 +77,10 @@ def photograph_like(size):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-def test_torchvision_there_and_back(tmp_path, state_dict, suffix):
+def test_torchvision_round_trip(tmp_path, state_dict, suffix):
   source, back = tmp_path / f'in{suffix}', tmp_path / f'out{suffix}'
   if suffix == '.pth':
-    # As a training script saves it, from several GPUs.
+    # As a training script on several GPUs saves it.
     trained = {
       k.replace('features.', 'features.module.'): torch.nn.Parameter(v)
       for k, v in state_dict.items()
@@ -94,7 +101,7 @@ def test_torchvision_there_and_back(tmp_path, state_dict, suffix):
       'torchvision',
       {
         layer: (state_dict[f'{name}.weight'], state_dict[f'{name}.bias'])
-        for layer, name in convert._TORCHVISION_NAMES.items()
+        for layer, name in torchvision.NAMES.items()
       },
     )
     with torch.no_grad():
@@ -112,11 +119,11 @@ def test_torchvision_there_and_back(tmp_path, state_dict, suffix):
 
 
 @pytest.mark.parametrize(
-  ('network', 'version', 'packed', 'whole'),
+  ('network', 'version', 'packed', 'data_layers'),
   [('caffe', 1, True, True), ('caffenet', 2, False, True),
    ('caffe', 2, True, False)],
 )  # fmt: skip
-def test_caffe(tmp_path, caffe_weights, network, version, packed, whole):
+def test_caffe(tmp_path, caffe_weights, network, version, packed, data_layers):
   source = tmp_path / 'net.caffemodel'
   source.write_bytes(
     caffe_encoder.caffemodel(
@@ -124,7 +131,7 @@ def test_caffe(tmp_path, caffe_weights, network, version, packed, whole):
       caffe_weights,
       version=version,
       packed=packed,
-      include_data_layers=whole,
+      include_data_layers=data_layers,
     )
   )
   mean_bgr = np.random.default_rng(2).uniform(90, 140, (3, 256, 256))
@@ -135,7 +142,7 @@ def test_caffe(tmp_path, caffe_weights, network, version, packed, whole):
   workdir = tmp_path / 'converted'
   convert.main([str(source), str(workdir), f'--mean={mean}'])
   loaded = pretrained.load(workdir)
-  # Told from the order of the layers, not from the file's name.
+  # Detected by the order of the layers, not by the file's name.
   assert loaded.model.architecture.name == network
   p = loaded.preprocessing
   assert (p.resize, p.resize_size, p.crop_size) == ('warp', 256, 227)
@@ -144,7 +151,7 @@ def test_caffe(tmp_path, caffe_weights, network, version, packed, whole):
     p.mean, mean_bgr.astype(np.float32).transpose(1, 2, 0)[..., ::-1]
   )
   np.testing.assert_array_equal(p.std, 1)
-  # PyTorch sees what Caffe does: blue first.
+  # The reference takes blue, green, red, as Caffe does.
   images = photograph_like(227)
   with torch.no_grad():
     expected = reference(network, caffe_weights)(
@@ -157,22 +164,22 @@ def test_caffe(tmp_path, caffe_weights, network, version, packed, whole):
   )
 
 
-def test_a_mean_image_of_caffes_python(tmp_path):
+def test_a_mean_image_in_numpys_format(tmp_path):
   mean_bgr = np.random.default_rng(2).uniform(90, 140, (3, 256, 256))
   np.save(tmp_path / 'mean.npy', mean_bgr)
-  found = convert.caffe_model.read_mean(str(tmp_path / 'mean.npy'))
+  found = caffe.read_mean(str(tmp_path / 'mean.npy'))
   np.testing.assert_array_equal(
     found, mean_bgr.astype(np.float32).transpose(1, 2, 0)[..., ::-1]
   )
 
 
 def test_a_thousand_classes_are_imagenets(tmp_path, state_dict):
-  whole = {
+  thousand = {
     **state_dict,
     'classifier.6.weight': torch.zeros(1000, 4096),
     'classifier.6.bias': torch.zeros(1000),
   }
-  torch.save(whole, tmp_path / 'in.pth')
+  torch.save(thousand, tmp_path / 'in.pth')
   convert.main([str(tmp_path / 'in.pth'), str(tmp_path / 'converted')])
   saved = json.loads((tmp_path / 'converted/preprocessing.json').read_text())
   assert saved['class_names'][0] == 'n01440764'
@@ -181,7 +188,7 @@ def test_a_thousand_classes_are_imagenets(tmp_path, state_dict):
   np.testing.assert_allclose(saved['mean'], [123.675, 116.28, 103.53])
 
 
-# ---- What is refused: one line, and nothing is written. ----------------------
+# ---- Refused files: one line, and nothing is written. ------------------------
 
 
 def refuse(tmp_path, source, *more, match):
@@ -198,7 +205,7 @@ def saved(tmp_path, tensors, name='in.pth'):
 
 
 def changed(tensors, **changes):
-  """A copy with tensors replaced; None takes one out."""
+  """A copy with some tensors replaced, or removed by None."""
   result = {**tensors, **{k.replace('__', '.'): v for k, v in changes.items()}}
   return {k: v for k, v in result.items() if v is not None}
 
@@ -208,35 +215,35 @@ def changed(tensors, **changes):
   [
     (
       {'features__0__weight': torch.zeros(64, 3, 3, 3)},
-      r'features.0.weight is \(64, 3, 3, 3\), \(64, 3, 11, 11\) expected',
+      r'features.0.weight: expected \(64, 3, 11, 11\), found \(64, 3, 3, 3\)',
     ),
     (
       {'classifier__6__bias': None},
-      r'classifier.6.bias is absent, \(10,\) expected',
+      r'classifier.6.bias: expected \(10,\), found no such tensor',
     ),
     (
       {'features__1__running_mean': torch.zeros(64)},
-      r'features.1.running_mean is \(64,\), none expected',
+      r'features.1.running_mean: expected no such tensor, found \(64,\)',
     ),
     (
       {'classifier__6__weight': torch.zeros(1, 4096).expand(10**7, 4096)},
       r'classifier.6.weight claims the shape \(10000000, 4096\)',
     ),
     ({'classifier__6__bias': torch.zeros(10, dtype=torch.int64)}, 'int64'),
-    ({'epoch': 90}, 'epoch is int, a dense float tensor expected'),
+    ({'epoch': 90}, 'epoch is int, expected a dense float tensor'),
     ({'module__classifier__6__bias': torch.zeros(10)}, 'bias twice'),
     ({'classifier__6__bias': torch.zeros(10).to_sparse()}, 'dense'),
     ({'classifier__6__bias': torch.zeros(10, device='meta')}, 'dense'),
     (
       {'classifier__6__bias': torch.full((10,), torch.nan)},
-      'classifier.6.bias holds numbers that are not finite',
+      'classifier.6.bias holds values that are not finite',
     ),
     (
       {
         'classifier__6__weight': torch.zeros(0, 4096),
         'classifier__6__bias': torch.zeros(0),
       },
-      r'classifier.6.weight is \(0, 4096\), \(1000, 4096\) expected',
+      r'classifier.6.weight: expected \(1000, 4096\), found \(0, 4096\)',
     ),
   ],
 )
@@ -245,23 +252,23 @@ def test_wrong_tensors(tmp_path, state_dict, changes, match):
   refuse(tmp_path, source, match=match)
 
 
-def test_a_file_that_swells(tmp_path):
+def test_a_zip_bomb(tmp_path):
   with zipfile.ZipFile(tmp_path / 'in.pth', 'w', zipfile.ZIP_DEFLATED) as file:
     file.writestr('in/data/0', b'\0' * 10**7)
-  refuse(tmp_path, tmp_path / 'in.pth', match='swell to 10000000 bytes')
+  refuse(tmp_path, tmp_path / 'in.pth', match='expand to 10000000 bytes')
 
 
-def test_nothing_is_left_of_a_failure(tmp_path, monkeypatch, state_dict):
+def test_a_failure_leaves_no_files(tmp_path, monkeypatch, state_dict):
   def full(*_):
     raise OSError('no space left')
 
   source = saved(tmp_path, state_dict)
-  monkeypatch.setattr(convert.checkpoint, 'save_params', full)
+  monkeypatch.setattr(conversion, 'save_params', full)
   with pytest.raises(StorageError, match='no space left'):
     convert.main([str(source), str(tmp_path / 'converted')])
   assert list(tmp_path.iterdir()) == [source]
   (tmp_path / 'link').symlink_to(tmp_path / 'nowhere')
-  with pytest.raises(UserError, match='is there already'):
+  with pytest.raises(UserError, match='already exists'):
     convert.main([str(source), str(tmp_path / 'link')])
 
 
@@ -278,12 +285,12 @@ def test_a_file_that_would_run_code(tmp_path, monkeypatch, state_dict):
   )
   pathlib.Path('bare.pth').write_bytes(pickle.dumps(Malicious()))
   for name in ('zip.pth', 'old.pth', 'bare.pth'):
-    refuse(tmp_path, tmp_path / name, match='code, which is not run')
+    refuse(tmp_path, tmp_path / name, match='code, which is never run')
   assert not (tmp_path / 'pwned').exists()
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors', '.caffemodel'])
-def test_files_cut_short(tmp_path, suffix):
+def test_truncated_files(tmp_path, suffix):
   small = {'features.0.weight': torch.zeros(64, 3, 11, 11)}
   source = tmp_path / f'in{suffix}'
   if suffix == '.pth':
@@ -299,17 +306,17 @@ def test_files_cut_short(tmp_path, suffix):
       for i in range(1, 6)
     }
     source.write_bytes(caffe_encoder.caffemodel('caffe', weights))
-  whole = source.read_bytes()
-  for size in (len(whole) - 1, len(whole) // 2, 9, 0):
-    source.write_bytes(whole[:size])
-    refuse(tmp_path, source, match='cut short|no layers')
+  content = source.read_bytes()
+  for size in (len(content) - 1, len(content) // 2, 9, 0):
+    source.write_bytes(content[:size])
+    refuse(tmp_path, source, match='truncated|no layers')
   source.write_bytes(b'\xff' * 1000)
-  refuse(tmp_path, source, match='cut short')
+  refuse(tmp_path, source, match='truncated')
 
 
 @pytest.fixture
 def little():
-  """Caffe layers of the right names, and hardly any numbers."""
+  """Caffe layers of the right names, with only a few values each."""
   weights = {}
   for i in range(1, 9):
     name = f'conv{i}' if i < 6 else f'fc{i}'
@@ -324,7 +331,7 @@ def test_wrong_caffe_shapes(tmp_path, little):
   refuse(
     tmp_path,
     source,
-    match=r"'caffe': tensor conv1.weight is \(2, 2, 3, 3\), \(96, 3, 11, 11\)",
+    match=r"'caffe': conv1.weight: expected \(96, 3, 11, 11\), found \(2, 2, 3",
   )
   refuse(
     tmp_path,
@@ -332,11 +339,12 @@ def test_wrong_caffe_shapes(tmp_path, little):
     '--architecture=caffenet',
     match='holds caffe, by the order of its layers, not caffenet',
   )
-  refuse(tmp_path, source, '--architecture=paper', match='not of paper')
+  refuse(tmp_path, source, '--architecture=torchvision', match='not torchvis')
+  refuse(tmp_path, source, '--architecture=paper', match='invalid choice')
 
 
 def test_absurd_sizes(tmp_path):
-  messages = convert.caffe_model._messages()
+  messages = caffe_protobuf._messages()
   source = tmp_path / 'in.caffemodel'
   for dims in ((10**18,), (-96, 3, 11, 11), (96, 3, 11, 11), (2**40, 2**40)):
     net = messages['NetParameter']()
@@ -346,11 +354,11 @@ def test_absurd_sizes(tmp_path):
     refuse(tmp_path, source, match='conv1.weight claims the shape .* holds 0')
   # A length of 2^62 bytes.
   source.write_bytes(b'\x12' + b'\xff' * 8 + b'\x3f' + b'abc')
-  refuse(tmp_path, source, match='cut short')
+  refuse(tmp_path, source, match='truncated')
 
 
 def test_a_layer_twice(tmp_path):
-  net = convert.caffe_model._messages()['NetParameter']()
+  net = caffe_protobuf._messages()['NetParameter']()
   for layer in (net.layers.add(), net.layer.add()):
     layer.name = 'conv1'
     layer.blobs.add().shape.dim.append(1)
@@ -359,8 +367,8 @@ def test_a_layer_twice(tmp_path):
   refuse(tmp_path, tmp_path / 'in.caffemodel', match=r'conv1.weight twice')
 
 
-def test_weights_alone_need_a_name(tmp_path):
-  net = convert.caffe_model._messages()['NetParameter']()
+def test_weights_alone_need_the_architecture(tmp_path):
+  net = caffe_protobuf._messages()['NetParameter']()
   blob = net.layer.add(name='conv1', type='Convolution').blobs.add()
   blob.shape.dim.append(1)
   blob.data.append(0)
@@ -386,31 +394,37 @@ def test_wrong_means(tmp_path, little):
   for name, match in (
     ('several', 'several arrays'),
     ('large', 'not finite'),
-    ('claims', 'no NumPy array'),
+    ('claims', 'not a NumPy array'),
   ):
     path = tmp_path / f'{name}.npy'
     refuse(tmp_path, source, f'--mean={path}', match=match)
   np.save(tmp_path / 'mean.npy', np.array([Malicious()]), allow_pickle=True)
   refuse(
-    tmp_path, source, f'--mean={tmp_path / "mean.npy"}', match='no NumPy array'
+    tmp_path,
+    source,
+    f'--mean={tmp_path / "mean.npy"}',
+    match='not a NumPy array',
   )
 
 
 def test_wrong_arguments(tmp_path, state_dict):
   source = saved(tmp_path, {'a': torch.zeros(1)})
   refuse(tmp_path, tmp_path / 'absent.pth', match='no file or folder')
-  refuse(tmp_path, source, '--architecture=caffe', match='not of caffe')
+  refuse(tmp_path, source, '--architecture=caffe', match='not caffe')
   refuse(tmp_path, source, '--architecture=vgg', match='invalid choice')
   (tmp_path / 'a.h5').write_bytes(b'')
   refuse(tmp_path, tmp_path / 'a.h5', match='caffemodel')
   (tmp_path / 'converted').mkdir()
   (tmp_path / 'converted' / 'mine').write_text('kept')
-  refuse(tmp_path, source, match='is there already')
+  refuse(tmp_path, source, match='already exists')
 
 
-def test_a_run_at_another_crop_does_not_go_back(small_network, tmp_path):
+def test_a_run_at_another_crop_size_cannot_become_a_state_dict(
+  small_network, tmp_path
+):
   with pytest.raises(
-    UserError, match=r'classifier.1.weight is \(4096, 256\), \(4096, 9216\)'
+    UserError,
+    match=r'classifier.1.weight is \(4096, 256\), expected \(4096, 9216\)',
   ):
     convert.main([str(small_network), str(tmp_path / 'out.pth')])
   with pytest.raises(UserError, match='are for files'):
@@ -421,7 +435,7 @@ def test_a_run_at_another_crop_does_not_go_back(small_network, tmp_path):
     convert.main([str(small_network), str(tmp_path / 'absent/out.pth')])
 
 
-def test_a_run_that_scales_at_test_time_does_not_go_back(
+def test_a_run_that_scales_at_test_time_cannot_become_a_state_dict(
   small_network, tmp_path
 ):
   workdir = tmp_path / 'run'
@@ -434,34 +448,19 @@ def test_a_run_that_scales_at_test_time_does_not_go_back(
   assert not (tmp_path / 'out.pth').exists()
 
 
-def test_only_torchvision_goes_into_a_state_dict(tmp_path):
+def test_only_torchvision_becomes_a_state_dict(tmp_path, caffe_weights):
   workdir = tmp_path / 'run'
   (workdir / 'checkpoints').mkdir(parents=True)
   with pytest.raises(UserError, match=r'no config\.json'):
     convert.main([str(workdir), str(tmp_path / 'out.pth')])
-  with pytest.raises(UserError, match='ends in one of'):
+  with pytest.raises(UserError, match='must end in one of'):
     convert.main([str(workdir), str(tmp_path / 'out.h5')])
-  network = torch_alexnets.build('caffe', CLASSES)
-  params = convert.to_params(
-    convert.ALEXNETS['caffe'],
-    {
-      layer: (
-        getattr(network, layer).weight.detach().numpy(),
-        getattr(network, layer).bias.detach().numpy(),
-      )
-      for layer in convert._TORCHVISION_NAMES
-    },
-  )
-  convert._write_workdir(
-    epath.Path(tmp_path / 'caffe'),
-    params,
-    {'model': {'name': 'caffe', 'num_classes': CLASSES}},
-    convert.preprocess.Preprocessing(**convert._caffe_preprocessing(None)),
-  )
+  source = tmp_path / 'net.caffemodel'
+  source.write_bytes(caffe_encoder.caffemodel('caffe', caffe_weights))
+  convert.main([str(source), str(tmp_path / 'caffe')])
+  params = to_params(ALEXNETS['caffe'], caffe_weights, bgr=True)
   loaded = pretrained.load(tmp_path / 'caffe')
-  assert checkpoint.params_digest(loaded.params) == checkpoint.params_digest(
-    params
-  )
-  with pytest.raises(UserError, match='only torchvision goes'):
+  assert params_digest(loaded.params) == params_digest(params)
+  with pytest.raises(UserError, match='only torchvision can'):
     convert.main([str(tmp_path / 'caffe'), str(tmp_path / 'out.pth')])
   assert not (tmp_path / 'out.pth').exists()

@@ -1,4 +1,4 @@
-"""StableHLO, as somebody without this project runs it."""
+"""Exported networks, run without this project."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 from alexnet_jax import export, pretrained
 from alexnet_jax.cli.errors import UserError
 
-_SOMEBODY = """
+_USER = """
 import pathlib, sys
 import jax, jax.export, numpy as np
 
@@ -31,7 +31,7 @@ def test_stablehlo_in_a_fresh_process(small_network, tmp_path, capsys):
   images = images.astype(np.float32)
   np.save(tmp_path / 'images.npy', images)
   done = subprocess.run(
-    [sys.executable, '-c', _SOMEBODY],
+    [sys.executable, '-c', _USER],
     cwd=tmp_path,
     capture_output=True,
     text=True,
@@ -52,7 +52,7 @@ def test_stablehlo_in_a_fresh_process(small_network, tmp_path, capsys):
 @pytest.mark.parametrize(
   ('arguments', 'match'),
   [
-    (['net.pb'], r'ends in \.stablehlo or \.onnx'),
+    (['net.pb'], r'must end in \.stablehlo or \.onnx'),
     (['absent/net.stablehlo'], 'no folder'),
     (['net.stablehlo', '--step=3'], "no checkpoint '3'"),
     (['net.stablehlo', '--workdir=absent'], 'no checkpoint in'),

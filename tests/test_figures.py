@@ -1,4 +1,4 @@
-"""Figures 3 and 4 of a checkpoint, and the rates of Figure 1."""
+"""Figures 3 and 4 of a checkpoint, and the learning rates of Figure 1."""
 
 import json
 import sys
@@ -15,6 +15,8 @@ from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data.dataset import open_dataset
 from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.plots import figure4
+from alexnet_jax.pretrained.retrieval import nearest
+from alexnet_jax.report import learning_rate_search
 
 
 def flags(network, tiny_dir, out, *more):
@@ -26,14 +28,14 @@ def flags(network, tiny_dir, out, *more):
 
 @pytest.fixture(scope='module')
 def network(tmp_path_factory):
-  """A workdir whose network tells the tiny set's classes apart."""
+  """A workdir with a network that has the classes of the tiny dataset."""
   folder = tmp_path_factory.mktemp('network') / 'run'
   conftest.write_network(folder, conftest.CLASS_NAMES)
   return folder
 
 
 def everything(workdir, tiny_dir, split):
-  """Probabilities and features of a split, a picture at a time."""
+  """Probabilities, features and keys of a split, one image at a time."""
   network = pretrained.load(workdir)
   dataset = open_dataset('tiny', str(tiny_dir))
   apply = jax.jit(network.model.apply, static_argnames='method')
@@ -51,12 +53,8 @@ def everything(workdir, tiny_dir, split):
   return probabilities, features.astype(np.float64), keys
 
 
-def test_figures_are_those_of_every_picture_looked_at(
-  network, tiny_dir, tmp_path, capsys
-):
-  figures.main(
-    flags(network, tiny_dir, tmp_path, '--pictures=4', '--queries=3')
-  )
+def test_figures_agree_with_all_distances(network, tiny_dir, tmp_path, capsys):
+  figures.main(flags(network, tiny_dir, tmp_path, '--images=4', '--queries=3'))
   assert 'figure3.png' in capsys.readouterr().out
   content = json.loads((tmp_path / 'figures.json').read_text())
   probabilities, features, keys = everything(network, tiny_dir, 'validation')
@@ -79,12 +77,14 @@ def test_figures_are_those_of_every_picture_looked_at(
   for name in ('figure3', 'figure4_labels', 'figure4_neighbors'):
     with Image.open(tmp_path / f'{name}.png') as image:
       assert image.width > 100
-  # torchvision's 64 kernels of 11 x 11 pixels, four for one, in a grid.
+  # torchvision's 64 kernels of 11 x 11 weights, 4 x 4 pixels for each.
   with Image.open(tmp_path / 'figure3.png') as image:
     assert image.size == (10 * 48 + 4, 7 * 48 + 4)
 
 
-def test_the_draw_depends_on_the_seed_alone(network, tiny_dir, tmp_path):
+def test_the_choice_of_images_depends_only_on_the_seed(
+  network, tiny_dir, tmp_path
+):
   keys = []
   for seed in (0, 0, 1):
     figures.main(
@@ -95,15 +95,15 @@ def test_the_draw_depends_on_the_seed_alone(network, tiny_dir, tmp_path):
   assert keys[0] == keys[1] != keys[2]
 
 
-def test_nearest_is_exact_where_squares_would_cancel():
-  """Far from the origin |a|^2 - 2ab + |b|^2 is lost in float32."""
+def test_nearest_is_exact_far_from_the_origin():
+  """There |a|^2 - 2ab + |b|^2 would cancel in float32."""
   rng = np.random.default_rng(0)
   points = (1e4 + rng.normal(0, 1e-2, (50, 300))).astype(np.float32)
   queries = points[[7, 20]]
   exact = np.sqrt(
     ((points[None].astype(np.float64) - queries[:, None]) ** 2).sum(axis=-1)
   )
-  positions, distances = figures.nearest(queries, iter(np.split(points, 10)), 4)
+  positions, distances = nearest(queries, iter(np.split(points, 10)), 4)
   order = np.argsort(exact, axis=1, kind='stable')[:, :4]
   np.testing.assert_array_equal(positions, order)
   np.testing.assert_allclose(
@@ -112,37 +112,40 @@ def test_nearest_is_exact_where_squares_would_cancel():
   assert list(positions[:, 0]) == [7, 20]
 
 
-def test_of_equally_near_points_the_earlier_comes_first():
+def test_ties_go_to_the_earlier_point():
   points = np.ones((6, 3))
-  positions, _ = figures.nearest(np.zeros((1, 3)), iter([points, points]), 5)
+  positions, _ = nearest(np.zeros((1, 3)), iter([points, points]), 5)
   assert list(positions[0]) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(
-  ('more', 'told'),
+  ('more', 'match'),
   [
-    (('--pictures=0',), '--pictures=0'),
-    (('--queries=40',), '8 pictures and 40 queries of 19'),
-    (('--seed=-1',), '--seed=-1'),
-    (('--out=/nowhere/at/all',), 'is no folder'),
+    (('--images=0',), '--images=0 must be at least 1'),
+    (('--pictures=0',), '--images=0 must be at least 1'),
+    (('--queries=40',), '8 images and 40 queries are more than the 19 images'),
+    (('--seed=-1',), '--seed=-1 must be at least 0'),
+    (('--out=/nowhere/at/all',), 'is not a local folder'),
     (('--val_split=test',), "unknown split 'test'"),
   ],
 )
-def test_what_cannot_be_drawn_is_told(network, tiny_dir, tmp_path, more, told):
-  with pytest.raises(UserError, match=told):
+def test_refusals(network, tiny_dir, tmp_path, more, match):
+  with pytest.raises(UserError, match=match):
     figures.main(flags(network, tiny_dir, tmp_path, *more))
   assert not (tmp_path / 'figures.json').exists()
 
 
-def test_another_sets_classes_are_refused(small_network, tiny_dir, tmp_path):
-  with pytest.raises(UserError, match='tells 7 classes apart'):
+def test_another_datasets_classes_are_refused(
+  small_network, tiny_dir, tmp_path
+):
+  with pytest.raises(UserError, match='has 7 classes'):
     figures.main(flags(small_network, tiny_dir, tmp_path))
   assert not (tmp_path / 'figures.json').exists()
 
 
 @pytest.mark.parametrize('name', ['cifar10_relu', 'cifar10_local'])
 def test_a_network_of_one_dense_layer_has_features(name):
-  """Its last hidden layer is a map: flattened, as neighbors take it."""
+  """Its last hidden layer is a map, which is flattened."""
   model = AlexNet(ARCHITECTURES[name], 10)
   images = np.zeros((2, 24, 24, 3), np.float32)
   params = model.init(jax.random.key(0), images)
@@ -151,21 +154,21 @@ def test_a_network_of_one_dense_layer_has_features(name):
   assert len(features) == 2
 
 
-def test_converted_weights_need_a_data_set(network, tmp_path):
+def test_converted_weights_need_a_dataset(network, tmp_path):
   with pytest.raises(UserError, match='give --data'):
     figures.main([str(network), f'--out={tmp_path}'])
 
 
-def test_the_true_class_has_another_colour(tmp_path):
+def test_the_true_class_has_its_own_colour(tmp_path):
   classes = [
     {'label': i, 'name': name, 'probability': 0.2}
     for i, name in enumerate(conftest.SYNSETS[:5])
   ]
-  pictures = [np.zeros((8, 8, 3), np.uint8)]
+  images = [np.zeros((8, 8, 3), np.uint8)]
   colors = []
   for truth in (conftest.SYNSETS[1], conftest.SYNSETS[6]):
     path = str(tmp_path / 'labels.png')
-    figure4.plot_labels(pictures, [classes], path, [truth])
+    figure4.plot_labels(images, [classes], path, [truth])
     with Image.open(path) as image:
       pixels = np.asarray(image.convert('RGB')).reshape(-1, 3).astype(int)
     orange = np.array([239, 197, 102])  # #E69F00 on white, 60% of it.
@@ -174,7 +177,7 @@ def test_the_true_class_has_another_colour(tmp_path):
   assert colors[1] == 0
 
 
-# A run that learns the faster the higher its rate up to .2, then not at all.
+# Learns faster with a higher learning rate, up to .25; above it, not at all.
 TRAINER = """
 import json, pathlib, signal, sys, time
 flags = dict(a[2:].split('=', 1) for a in sys.argv[1:] if '=' in a)
@@ -199,28 +202,28 @@ def trainer(tmp_path, monkeypatch):
   script = tmp_path / 'trainer.py'
   script.write_text(TRAINER)
   started = []
-  start = learning_rates._start
+  start = learning_rate_search._start
 
   def instead(command, workdir):
     started.append(workdir.parent.name)
     return start([sys.executable, str(script), *command[3:]], workdir)
 
-  monkeypatch.setattr(learning_rates, '_start', instead)
-  monkeypatch.setattr(learning_rates, '_LOOK_SECONDS', 0.01)
+  monkeypatch.setattr(learning_rate_search, '_start', instead)
+  monkeypatch.setattr(learning_rate_search, '_POLL_SECONDS', 0.01)
   return started
 
 
-def test_the_fastest_rate_is_chosen_and_trained_to_its_end(
+def test_the_fastest_learning_rate_is_trained_to_its_end(
   tmp_path, capsys, trainer
 ):
   arguments = ['--config=x.py', '--rates=0.1,0.2,0.05,0.3',
                f'--workdir={tmp_path / "runs" / "fig1"}']  # fmt: skip
   learning_rates.main(arguments)
-  said = capsys.readouterr().out
-  assert 'rate 0.1: 25% training error after 7.00 epochs' in said
-  assert 'rate 0.2: 25% training error after 4.00 epochs' in said
-  assert 'rate 0.05: 25% training error not reached sooner' in said
-  assert f'fastest: 0.2, 4.00 epochs, in {tmp_path}/runs/fig1-0.2/0' in said
+  printed = capsys.readouterr().out
+  assert 'learning rate 0.1: 25% training error after 7.00 epochs' in printed
+  assert 'learning rate 0.2: 25% training error after 4.00 epochs' in printed
+  assert 'learning rate 0.05: 25% training error not reached sooner' in printed
+  assert f'fastest: 0.2, 4.00 epochs, in {tmp_path}/runs/fig1-0.2/0' in printed
   assert trainer == [
     'fig1-0.1',
     'fig1-0.2',
@@ -231,24 +234,24 @@ def test_the_fastest_rate_is_chosen_and_trained_to_its_end(
   assert (tmp_path / 'runs' / 'fig1-0.2' / '0' / 'results.json').exists()
   lines = (tmp_path / 'runs/fig1-0.2/0/metrics.jsonl').read_text().splitlines()
   assert len(lines) == 10
-  # Those that lost were stopped soon after.
-  lost = (tmp_path / 'runs/fig1-0.3/0/metrics.jsonl').read_text().splitlines()
-  assert 5 <= len(lost) < 10
-  # Again: nothing is left to train.
+  # Slower ones were stopped soon after they fell behind.
+  slower = (tmp_path / 'runs/fig1-0.3/0/metrics.jsonl').read_text().splitlines()
+  assert 5 <= len(slower) < 10
+  # The second time nothing is left to train.
   learning_rates.main(arguments)
   assert len(trainer) == 5
   assert 'fastest: 0.2' in capsys.readouterr().out
 
 
-def test_no_rate_that_reaches_the_target(tmp_path, trainer):
-  with pytest.raises(UserError, match='no rate reached 25%'):
+def test_no_learning_rate_reaches_the_target(tmp_path, trainer):
+  with pytest.raises(UserError, match=r'no learning rate reached 25%.*--rates'):
     learning_rates.main(
       ['--config=x', '--rates=0.3', f'--workdir={tmp_path / "a"}']
     )
 
 
 @pytest.mark.parametrize('rates', ['', 'x', '0', '0.1,0.1', '-1'])
-def test_rates_that_are_none(tmp_path, rates):
+def test_rates_that_are_not_valid(tmp_path, rates):
   with pytest.raises(UserError, match='different positive numbers'):
     learning_rates.main(
       ['--config=x', f'--rates={rates}', f'--workdir={tmp_path}']

@@ -1,4 +1,4 @@
-"""The six networks and LRN against PyTorch's and TensorFlow's arithmetic."""
+"""The six networks and LRN, compared with PyTorch and TensorFlow."""
 
 import dataclasses
 
@@ -21,16 +21,16 @@ from alexnet_jax.model import (
 from alexnet_jax.model.architectures import LRN
 
 
-def test_there_is_a_reference_for_each():
+def test_each_network_has_a_reference():
   ours = set(ALEXNETS)
   assert set(torch_alexnets.NAMES) == ours == set(PARAMETERS)
 
 
 @pytest.mark.parametrize('name', PARAMETERS)
-def test_a_network_is_its_reference(name):
+def test_a_network_equals_its_reference(name):
   errors = parity.compare(name)
   assert errors.parameters == PARAMETERS[name]
-  # The same arithmetic: no more than rounding apart.
+  # The same arithmetic: only rounding differs.
   assert errors.logits < 1e-11
   assert errors.features < 1e-11
   assert errors.gradient < 1e-11
@@ -38,8 +38,8 @@ def test_a_network_is_its_reference(name):
 
 
 @pytest.mark.parametrize('name', ['paper', 'krizhevsky2012', 'caffenet'])
-def test_the_comparison_would_see_another_lrn(name):
-  """Alpha divided by the window, or not, must be far above the tolerance."""
+def test_the_comparison_notices_another_lrn(name):
+  """Dividing alpha by the window must change logits beyond the tolerance."""
   weights = parity.random_weights(name, 1000, seed=0)
   params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), weights)
   architecture = ARCHITECTURES[name]
@@ -67,7 +67,7 @@ def test_the_comparison_would_see_another_lrn(name):
 
 
 @pytest.mark.parametrize('size', [1, 3, 5, 9])
-def test_lrn_is_pytorchs_and_tensorflows(size):
+def test_lrn_equals_pytorchs_and_tensorflows(size):
   rng = np.random.default_rng(size)
   x = rng.normal(0, 20, (2, 7, 6, 12)).astype(np.float32)
   cotangent = rng.normal(size=x.shape).astype(np.float32)
@@ -97,7 +97,7 @@ def test_lrn_is_pytorchs_and_tensorflows(size):
   in_tensorflow = tf.constant(x)
   with tf.GradientTape() as tape:
     tape.watch(in_tensorflow)
-    # TensorFlow does not, and counts the channels on one side.
+    # TensorFlow does not divide alpha, and takes the channels on one side.
     theirs = tf.nn.local_response_normalization(
       in_tensorflow, size // 2, bias=k, alpha=alpha, beta=beta
     )

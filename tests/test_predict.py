@@ -1,3 +1,5 @@
+"""Predictions, features and plots of image files."""
+
 import json
 import shutil
 
@@ -19,15 +21,15 @@ SYNSETS = conftest.SYNSETS
 
 @pytest.fixture
 def folder(tmp_path, photographs):
-  """Five pictures in a folder and one below it, and a file that is none."""
-  pictures = tmp_path / 'pictures'
-  (pictures / 'more').mkdir(parents=True)
+  """A folder with five images, one in a subfolder, and a text file."""
+  images = tmp_path / 'images'
+  (images / 'more').mkdir(parents=True)
   for i in range(4):
     cut = photographs[i % 2][40 * i : 40 * i + 120, :150]
-    (pictures / f'{i}.JPG').write_bytes(encode(cut))
-  (pictures / 'more' / 'z.png').write_bytes(encode(cut, 'L', 'PNG'))
-  (pictures / 'notes.txt').write_text('no picture')
-  return pictures
+    (images / f'{i}.JPG').write_bytes(encode(cut))
+  (images / 'more' / 'z.png').write_bytes(encode(cut, 'L', 'PNG'))
+  (images / 'notes.txt').write_text('not an image')
+  return images
 
 
 def expected(small_network, paths):
@@ -104,15 +106,15 @@ def test_classes_without_names():
 @pytest.mark.parametrize(
   ('arguments', 'match'),
   [
-    (['absent.jpg'], "no picture or folder 'absent.jpg'"),
+    (['absent.jpg'], "no image or folder 'absent.jpg'"),
     (['EMPTY'], 'no .jpg, .*in the folder'),
-    (['NOTES'], 'cannot decode picture .*notes.txt'),
+    (['NOTES'], 'cannot decode image .*notes.txt'),
     (['FOLDER', '--workdir=absent'], 'no checkpoint in .*absent'),
     (['FOLDER', '--step=7'], "no checkpoint '7'"),
     (['FOLDER', '--batch_size=0'], 'at least 1'),
     (['FOLDER', '--plot=absent/plot.png'], 'no folder for --plot'),
-    (['FOLDER', '--plot=plot.jpg'], r'ends in \.png'),
-    (['FOLDER/more/z.png', '--plot=FOLDER/more/z.png'], 'one of the pictures'),
+    (['FOLDER', '--plot=plot.jpg'], r'must end in \.png'),
+    (['FOLDER/more/z.png', '--plot=FOLDER/more/z.png'], 'one of the images'),
     (['nosuch://bucket/a.jpg'], 'nosuch://bucket/a.jpg'),
     (['FOLDER', '--colour=red'], '--colour=red'),
     ([], 'IMAGE'),
@@ -136,12 +138,10 @@ def test_refusals(small_network, folder, tmp_path, arguments, match):
   assert not out.exists()
 
 
-def test_a_broken_picture_among_others_is_named(
-  small_network, folder, tmp_path
-):
-  broken = folder / '2.JPG'
-  broken.write_bytes(broken.read_bytes()[:200])
-  with pytest.raises(UserError, match=r'cannot decode picture .*2\.JPG'):
+def test_a_corrupt_image_is_named(small_network, folder, tmp_path):
+  corrupt = folder / '2.JPG'
+  corrupt.write_bytes(corrupt.read_bytes()[:200])
+  with pytest.raises(UserError, match=r'cannot decode image .*2\.JPG'):
     predict.main(
       [
         str(folder),
@@ -152,10 +152,10 @@ def test_a_broken_picture_among_others_is_named(
   assert not (tmp_path / 'plot.png').exists()
 
 
-def test_folders_that_lead_round_and_names_of_all_kinds(
+def test_folders_in_a_loop_and_unusual_names(
   small_network, folder, tmp_path, capsys
 ):
-  (folder / 'more' / 'round').symlink_to(folder)
+  (folder / 'more' / 'loop').symlink_to(folder)
   assert len(inference.find_images([str(folder)])) == 5
   (folder / 'gone.jpg').symlink_to(tmp_path / 'nowhere')
   with pytest.raises(UserError, match=r"cannot read '.*gone\.jpg'"):
@@ -165,11 +165,11 @@ def test_folders_that_lead_round_and_names_of_all_kinds(
     inference.find_images([str(folder)])
 
 
-def test_a_picture_like_a_thread(small_network, folder):
-  thread = np.zeros((6000, 1, 3), np.uint8)
-  (folder / '2.JPG').write_bytes(encode(thread, form='PNG'))
+def test_a_very_narrow_image(small_network, folder):
+  narrow = np.zeros((6000, 1, 3), np.uint8)
+  (folder / '2.JPG').write_bytes(encode(narrow, form='PNG'))
   with pytest.raises(
-    UserError, match=r'picture .*2\.JPG: .*side is over 100 times the other'
+    UserError, match=r'image .*2\.JPG: .*side is over 100 times the other'
   ) as error:
     predict.main([str(folder), f'--workdir={small_network}'])
   assert '\n' not in str(error.value)
@@ -189,8 +189,10 @@ def test_a_picture_like_a_thread(small_network, folder):
     ('preprocessing.json', {'class_names': [1, 2]}),
   ],
 )
-def test_a_damaged_workdir_is_named(small_network, tmp_path, file, changes):
-  workdir = tmp_path / 'damaged'
+def test_a_corrupt_file_of_a_workdir_is_named(
+  small_network, tmp_path, file, changes
+):
+  workdir = tmp_path / 'corrupt'
   shutil.copytree(small_network, workdir)
   saved = json.loads((workdir / file).read_text())
   (workdir / file).write_text(json.dumps({**saved, **changes}))

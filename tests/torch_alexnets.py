@@ -1,12 +1,12 @@
-"""Six AlexNets in PyTorch, a reference to compare another library against.
+"""Six AlexNets in PyTorch, the reference for the networks under test.
 
 Written from the recipes' table and the public originals (the 2012 paper and
-its source, cuda-convnet2, Caffe, torchvision), not from the library under
-test. Inference only: dropout is left out and nothing here scales for it. Each
-network says its order of operations in its own `conv_maps`.
+its source, cuda-convnet2, Caffe, torchvision), independently of the library
+under test. Inference only, without dropout or its scaling. The order of
+operations is in each network's `conv_maps`.
 
-In the comments `size` is the width of a normalization window and `columns`
-are the two halves of the channels that lived on separate GPUs in 2012.
+In the comments, `size` is the width of a normalization window, and `columns`
+are the two halves of the channels, which were on separate GPUs in 2012.
 """
 
 import torch
@@ -35,7 +35,7 @@ def lrn(x: Tensor, alpha: float, k: float) -> Tensor:
 
 
 def lrn_per_column(x: Tensor, alpha: float, k: float) -> Tensor:
-  """`lrn` on each half of the channels; no window crosses the middle."""
+  """`lrn` of each half of the channels; no window crosses the middle."""
   left, right = x.chunk(2, dim=1)
   return torch.cat([lrn(left, alpha, k), lrn(right, alpha, k)], dim=1)
 
@@ -43,8 +43,8 @@ def lrn_per_column(x: Tensor, alpha: float, k: float) -> Tensor:
 def spatial_lrn(x: Tensor) -> Tensor:
   """x / (1 + .001 / 25 * sum of squares over a 5x5 patch of its map) ^ .75.
 
-  Patches are cut at the borders; the zeros that stand in for the missing
-  pixels add nothing to the sum, and the divisor stays 25 there.
+  At the borders, the missing pixels of a patch are zeros, which add nothing to
+  the sum; the divisor stays 25.
   """
   mean_of_25 = F.avg_pool2d(
     x.square(), kernel_size=5, stride=1, padding=2, count_include_pad=True
@@ -53,12 +53,12 @@ def spatial_lrn(x: Tensor) -> Tensor:
 
 
 def overhang(images: Tensor) -> Tensor:
-  """Three rows and columns of zeros, below and on the right: 224 to 227."""
+  """Pads with three rows and columns of zeros, below and right: 224 to 227."""
   return F.pad(images, (0, 3, 0, 3))
 
 
 class AlexNet(nn.Module):
-  """The layers with weights and the dense part, which all six share."""
+  """What all six share: the layers with weights, and the dense part."""
 
   def __init__(
     self,
@@ -82,22 +82,22 @@ class AlexNet(nn.Module):
     self.fc8 = nn.Linear(4096, num_classes)
 
   def conv_maps(self, images: Tensor) -> Tensor:
-    """`[N, 3, H, W]` images to the `[N, 256, 6, 6]` maps that fc6 sees."""
+    """Maps `[N, 3, H, W]` images to `[N, 256, 6, 6]`, the input of fc6."""
     raise NotImplementedError
 
   def features(self, images: Tensor) -> Tensor:
-    """What fc8 sees: `[N, 4096]`, fc7 after its ReLU."""
+    """Returns the input of fc8: fc7 after its ReLU, `[N, 4096]`."""
     x = self.conv_maps(images).flatten(1)  # channel, row, column
     x = F.relu(self.fc6(x))
     return F.relu(self.fc7(x))
 
   def forward(self, images: Tensor) -> Tensor:
-    """RGB images to `[N, num_classes]` logits."""
+    """Maps RGB images to `[N, num_classes]` logits."""
     return self.fc8(self.features(images))
 
 
 class Paper(AlexNet):
-  """The text of 2012, at 227 pixels; its LRN alpha is not divided by 5."""
+  """The network of the 2012 text, at 227 pixels; alpha is not divided by 5."""
 
   def __init__(self, num_classes: int) -> None:
     super().__init__(TWO_COLUMN_WIDTHS, TWO_COLUMN_GROUPS, 0, num_classes)
@@ -185,7 +185,7 @@ class CaffeNet(AlexNet):
 
 
 class Torchvision(AlexNet):
-  """torchvision's, at 224 pixels, where its adaptive pooling is a no-op."""
+  """torchvision's network at 224 pixels, where adaptive pooling is a no-op."""
 
   def __init__(self, num_classes: int) -> None:
     super().__init__(ONE_COLUMN_WIDTHS, ONE_COLUMN_GROUPS, 2, num_classes)
@@ -200,7 +200,7 @@ class Torchvision(AlexNet):
 
 
 def build(name: str, num_classes: int = 1000) -> nn.Module:
-  """The network called `name`, one of `NAMES`, at PyTorch's default init."""
+  """Builds a network of `NAMES`, with PyTorch's default initialization."""
   networks = (
     Paper,
     Krizhevsky2012,

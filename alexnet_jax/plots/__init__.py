@@ -1,1 +1,1 @@
-"""Images that the commands draw: Figures 3 and 4."""
+"""Draws the paper's Figures 3 and 4."""

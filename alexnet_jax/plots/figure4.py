@@ -1,45 +1,44 @@
-"""The pictures of Figures 3 and 4, as PNG files."""
+"""Draws Figure 4 of the paper as PNG files."""
 
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 
 from alexnet_jax.cli.files import write_file
 
-# Okabe and Ito's colours: colour-blind readers can tell them apart.
-ORANGE, BLUE, GRAY = '#E69F00', '#56B4E9', '#999999'
+# Okabe and Ito's colours, which colour-blind readers can distinguish.
+ORANGE, BLUE = '#E69F00', '#56B4E9'
 
 
 def plot_labels(
-  pictures: Sequence[np.ndarray],
+  images: Sequence[np.ndarray],
   classes: Sequence[list[dict[str, Any]]],
   path: str,
   truths: Sequence[str] = (),
 ) -> None:
-  """A grid of pictures with their likeliest classes as bars (Figure 4, left).
+  """Draws images with their most probable classes as bars (Figure 4, left).
 
   Args:
-    pictures: uint8 `[H, W, 3]`, of any sizes.
-    classes: of each, as `predict.likeliest` gives them.
-    path: of the PNG.
-    truths: names of the true classes, if known: written below the pictures,
-      their bars in another colour.
+    images: uint8 `[H, W, 3]`, of any sizes.
+    classes: for each image, of `pretrained.inference.likeliest`.
+    path: of the PNG file.
+    truths: the names of the true classes, if known. They are written below the
+      images, and their bars have another colour.
   """
-  columns = min(4, len(pictures))
-  rows = -(-len(pictures) // columns)
-  plt = _pyplot()
-  figure = plt.figure(figsize=(2.6 * columns, 3.9 * rows), dpi=110)
+  columns = min(4, len(images))
+  rows = -(-len(images) // columns)
+  figure = Figure(figsize=(2.6 * columns, 3.9 * rows), dpi=110)
   grid = figure.add_gridspec(rows, columns, hspace=0.1, wspace=0.12)
-  for i, picture in enumerate(pictures):
+  for i, image in enumerate(images):
     cell = grid[i // columns, i % columns].subgridspec(
       2, 1, height_ratios=(2.2, 1.3), hspace=0.12 if truths else 0.03
     )
     truth = truths[i] if truths else None
     axes = figure.add_subplot(cell[0])
-    _draw_picture(axes, picture, anchor='S')
+    _draw_image(axes, image, anchor='S')
     if truth:
       _text(axes, 0.5, -0.02, _short(truth), transform=axes.transAxes,
             ha='center', va='top', fontsize=9, weight='bold')  # fmt: skip
@@ -53,59 +52,45 @@ def plot_neighbors(
   captions: Sequence[Sequence[str]],
   path: str,
 ) -> None:
-  """Rows of a picture and those nearest to it (Figure 4, right).
+  """Draws rows of an image and its nearest images (Figure 4, right).
 
   Args:
     queries: uint8 `[H, W, 3]`.
-    neighbors: of each, the nearest first.
-    captions: of each row, of the query and then of its neighbors.
-    path: of the PNG.
+    neighbors: for each query, the nearest first.
+    captions: for each row, the query's and then its neighbors'.
+    path: of the PNG file.
   """
-  plt = _pyplot()
   columns = 1 + max(map(len, neighbors))
-  figure, grid = plt.subplots(
-    len(queries),
-    columns,
-    figsize=(1.55 * columns, 1.85 * len(queries)),
-    dpi=110,
-    squeeze=False,
-    gridspec_kw={'hspace': 0.3, 'wspace': 0.06},
-  )
+  figure = Figure(figsize=(1.55 * columns, 1.85 * len(queries)), dpi=110)
+  gaps = {'hspace': 0.3, 'wspace': 0.06}
+  grid = figure.subplots(len(queries), columns, squeeze=False, gridspec_kw=gaps)
   for cells, query, near, texts in zip(
     grid, queries, neighbors, captions, strict=True
   ):
     for axes in cells:
       axes.set_axis_off()
-    for axes, picture, text in zip(cells, [query, *near], texts, strict=False):
-      _draw_picture(axes, picture)
+    for axes, image, text in zip(cells, [query, *near], texts, strict=False):
+      _draw_image(axes, image)
       _text(axes, 0.5, -0.03, text, transform=axes.transAxes, ha='center',
             va='top', fontsize=7)  # fmt: skip
   grid[0, 0].set_title('query', fontsize=9)
   grid[0, 1].set_title('nearest first', fontsize=9, loc='left')
-  # Apart from what was found for it.
+  # Sets the queries apart from their neighbors.
   for axes in grid[:, 0]:
     box = axes.get_position()
     axes.set_position([box.x0 - 0.02, box.y0, box.width, box.height])
   _save(figure, path)
 
 
-def _pyplot():
-  mpl.use('Agg')
-  import matplotlib.pyplot as plt
-
-  return plt
-
-
-def _save(figure, path: str) -> None:
-  with warnings.catch_warnings(action='ignore'):  # Letters that no font has.
+def _save(figure: Figure, path: str) -> None:
+  with warnings.catch_warnings(action='ignore'):  # Characters without a glyph.
     write_file(path, lambda file: figure.savefig(file, bbox_inches='tight'))
-  _pyplot().close(figure)
 
 
-def _draw_picture(axes, picture: np.ndarray, anchor: str = 'C') -> None:
-  # What is a few pixels wide is drawn as the squares that it is.
-  axes.imshow(picture, interpolation='nearest')
-  axes.set_anchor(anchor)  # 'S': down on its bars, whatever its shape.
+def _draw_image(axes, image: np.ndarray, anchor: str = 'C') -> None:
+  # An image of a few pixels is drawn as squares, not blurred.
+  axes.imshow(image, interpolation='nearest')
+  axes.set_anchor(anchor)  # 'S': directly above its bars, whatever its shape.
   axes.set_axis_off()
 
 

@@ -1,6 +1,8 @@
-"""Trained and converted networks, ready for use.
+"""Trained and converted networks, ready to use.
 
-network = pretrained.load('runs/imagenet')
+from alexnet_jax.pretrained import load
+
+network = load('runs/imagenet')
 logits = network.model.apply({'params': network.params}, images)
 """
 

@@ -1,18 +1,26 @@
-"""Starts a training run from another network's parameters."""
+"""Starts a training run from the parameters of another network."""
 
 import numpy as np
 
 from alexnet_jax import pretrained
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.cli.terminal import say
+from alexnet_jax.cli.terminal import say, warn
 from alexnet_jax.config.loading import Config
 from alexnet_jax.learning import steps
 
 
 def init_from(config: Config, state: steps.TrainState) -> steps.TrainState:
-  """The state with the best parameters of another workdir.
+  """Returns the state with the best parameters of another workdir.
 
-  The last layer stays new where it tells another number of classes apart.
+  The last layer keeps its new parameters if the number of classes differs.
+
+  Args:
+    config: `config.init_from` names the workdir.
+    state: a freshly initialized state.
+
+  Raises:
+    UserError: the workdir holds another network, or one that was trained with
+      another dropout scaling or crop size.
   """
   source = pretrained.load(config.init_from)
   name = source.model.architecture.name
@@ -24,8 +32,8 @@ def init_from(config: Config, state: steps.TrainState) -> steps.TrainState:
   if source.dropout_scaling != config.model.dropout_scaling:
     raise UserError(
       f'{config.init_from} (init_from) was trained with '
-      f'model.dropout_scaling={source.dropout_scaling}: take the same, or its '
-      'weights are those of another network'
+      f'model.dropout_scaling={source.dropout_scaling}: set the same, or the '
+      'weights give another network'
     )
   params = dict(source.params)
   head = source.model.architecture.layer_names[-1]
@@ -50,8 +58,9 @@ def init_from(config: Config, state: steps.TrainState) -> steps.TrainState:
   )
   std, trained_std = config.data.std, source.preprocessing.std
   if std != 'channel' and not np.allclose(std, trained_std, rtol=0.2):
-    say(
-      f'  these were trained on pixels divided by {trained_std.tolist()}, not '
-      f'by {list(std)} (data.std): expect a poor start'
+    warn(
+      f'{config.init_from} (init_from) was trained on pixels divided by '
+      f'{trained_std.tolist()}, not by {list(std)} (data.std): expect a poor '
+      'start'
     )
   return state.replace(params=params)

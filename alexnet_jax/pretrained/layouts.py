@@ -1,8 +1,10 @@
-"""Weights as PyTorch and Caffe lay them out, and as this project does.
+"""Converts weights between the layouts of PyTorch and Caffe and our own.
 
-Theirs are `[out, in / groups, kh, kw]` and `[out, in]`, with maps flattened as
-channels, rows, columns; ours `[kh, kw, in / groups, out]` and `[in, out]`, with
-maps flattened as rows, columns, channels.
+| | PyTorch and Caffe | here |
+|---|---|---|
+| convolution | `[out, in / groups, kh, kw]` | `[kh, kw, in / groups, out]` |
+| dense layer | `[out, in]` | `[in, out]` |
+| flattened maps | channels, rows, columns | rows, columns, channels |
 """
 
 import math
@@ -19,24 +21,23 @@ Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # Weight and bias.
 def source_shapes(
   architecture: Architecture, num_classes: int
 ) -> dict[str, Shapes]:
-  """Shapes of each layer's weight and bias in PyTorch and Caffe.
+  """Returns the shapes of each layer's weight and bias in PyTorch and Caffe.
 
-  Convolutions are `[out, in / groups, kh, kw]`, dense layers `[out, in]`; the
-  first dense layer sees the maps flattened as channels, rows, columns.
+  Example:
+    >>> from alexnet_jax.model import ARCHITECTURES
+    >>> source_shapes(ARCHITECTURES['caffe'], 1000)['conv2']
+    ((256, 48, 5, 5), (256,))
   """
   shapes: dict[str, Shapes] = {}
+  weight: tuple[int, ...]
   inputs = 3
   maps = architecture.spatial_size(architecture.input_size) ** 2
   for name, layer in zip(
     architecture.layer_names, architecture.layers, strict=True
   ):
     if isinstance(layer, Conv):
-      weight: tuple[int, ...] = (
-        layer.features,
-        inputs // layer.groups,
-        layer.kernel,
-        layer.kernel,
-      )
+      kernel = (layer.kernel, layer.kernel)
+      weight = (layer.features, inputs // layer.groups, *kernel)
     else:
       weight = (layer.features or num_classes, inputs * maps)
       maps = 1
@@ -50,12 +51,19 @@ def to_params(
   weights: Mapping[str, tuple[np.ndarray, np.ndarray]],
   bgr: bool = False,
 ) -> Params:
-  """Parameters from weights and biases of `source_shapes`.
+  """Converts weights from the layout of PyTorch and Caffe to our own.
 
   Args:
     architecture: the network.
-    weights: weight and bias by layer, float32.
-    bgr: whether the first layer sees blue, green, red.
+    weights: weight and bias by layer, of `source_shapes`.
+    bgr: whether the first layer takes blue, green, red, as Caffe's does.
+
+  Example:
+    >>> from alexnet_jax.model import ARCHITECTURES
+    >>> weights = {'conv1': (np.zeros((96, 3, 11, 11)), np.zeros(96))}
+    >>> params = to_params(ARCHITECTURES['caffe'], weights, bgr=True)
+    >>> params['conv1']['kernel'].shape
+    (11, 11, 3, 96)
   """
   maps = _first_dense_maps(architecture)
   params = {}
@@ -81,7 +89,19 @@ def to_params(
 def from_params(
   architecture: Architecture, params: Params
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Weights and biases of `source_shapes`: the inverse of `to_params`."""
+  """Converts parameters to the layout of PyTorch and Caffe.
+
+  The inverse of `to_params`, except that the colours stay red, green, blue.
+
+  Example:
+    >>> from alexnet_jax.model import ARCHITECTURES
+    >>> network = ARCHITECTURES['cifar10_relu']
+    >>> shapes = source_shapes(network, 10)
+    >>> weights = {k: (np.ones(w), np.ones(b)) for k, (w, b) in shapes.items()}
+    >>> again = from_params(network, to_params(network, weights))
+    >>> again['conv3'][0].shape == shapes['conv3'][0]
+    True
+  """
   maps = _first_dense_maps(architecture)
   weights = {}
   for name in architecture.layer_names:
@@ -90,7 +110,8 @@ def from_params(
       weight = kernel.transpose(3, 2, 0, 1)
     elif name in maps:
       channels = maps[name][0]
-      size = math.isqrt(len(kernel) // channels)  # Of the run's own crops.
+      # The run may have trained on crops of another size than the original.
+      size = math.isqrt(len(kernel) // channels)
       weight = kernel.reshape(size, size, channels, -1).transpose(3, 2, 0, 1)
       weight = weight.reshape(-1, len(kernel))
     else:
@@ -102,7 +123,7 @@ def from_params(
 def _first_dense_maps(
   architecture: Architecture,
 ) -> dict[str, tuple[int, int, int]]:
-  """Channels, height and width of what the first dense layer flattens."""
+  """Channels, height and width of the maps that the first dense layer takes."""
   convs = [layer for layer in architecture.layers if isinstance(layer, Conv)]
   size = architecture.spatial_size(architecture.input_size)
   first = architecture.layer_names[len(convs)]

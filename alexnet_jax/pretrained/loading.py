@@ -10,18 +10,19 @@ from alexnet_jax.config.saved import read_config
 from alexnet_jax.data.preprocessing import Preprocessing, read_preprocessing
 from alexnet_jax.model import AlexNet
 from alexnet_jax.model.build import abstract_params, build_model
-from alexnet_jax.runs import checkpoint, workdirs
+from alexnet_jax.runs import workdirs
+from alexnet_jax.runs.params import restore_params
 
 
 class Pretrained(NamedTuple):
-  """What a workdir holds of one checkpoint.
+  """A network with its parameters, from one checkpoint of a workdir.
 
   Attributes:
     model: the network.
-    params: its parameters, float32 host arrays.
-    preprocessing: what a picture goes through before it.
-    step: the checkpoint's; 0 of converted weights.
-    best_step: the step of the least validation error.
+    params: its parameters, float32 arrays on the host.
+    preprocessing: how an image becomes the network's input.
+    step: the checkpoint's step; 0 for converted weights.
+    best_step: the step with the lowest validation error.
     dropout_scaling: 'train' or 'test'; see `architectures.Dropout`.
   """
 
@@ -34,20 +35,29 @@ class Pretrained(NamedTuple):
 
 
 def load(workdir: epath.PathLike, step: str = 'best') -> Pretrained:
-  """The network of a workdir, as it was trained or converted.
+  """Loads the network of a workdir, as it was trained or converted.
 
   Args:
-    workdir: of a run, or one that `alexnet_jax.convert` made; local or gs://.
-    step: 'best', 'latest' or the number of a saved step.
+    workdir: the folder of a training run, or one that `alexnet_jax.convert`
+      wrote; local or gs://.
+    step: 'best' (lowest validation error), 'latest', or the number of a saved
+      step.
 
   Raises:
-    UserError: there is no such network; the message says what there is.
-    StorageError: it cannot be read.
+    UserError: there is no such network; the message names what was found.
+    StorageError: the workdir cannot be read.
+
+  Example:
+    network = load('runs/torchvision')
+    p = network.preprocessing
+    # pixels: RGB, 0 to 255, [N, p.crop_size, p.crop_size, 3].
+    images = (pixels - p.mean_of_crops()) / p.std
+    logits = network.model.apply({'params': network.params}, images)
   """
   folder = absolute(str(workdir))
   workdirs.check_files(folder)
   if not (folder / 'checkpoints').exists():
-    checkpoint.restore_params(folder, step, {})  # Says what is missing.
+    restore_params(folder, step, {})  # Raises, and names the cure.
   saved = read_config(folder)
   if saved is None or 'model' not in saved:
     raise UserError(f'{folder} has no config.json that names a network')
@@ -58,9 +68,9 @@ def load(workdir: epath.PathLike, step: str = 'best') -> Pretrained:
   except (KeyError, TypeError, ValueError, AttributeError,
           ArithmeticError) as error:  # fmt: skip
     raise UserError(
-      f'{folder / "config.json"} names no network that preprocessing.json '
-      f'fits: {error!r}'
+      f'{folder / "config.json"} does not describe a network that fits '
+      f'preprocessing.json: {error!r}'
     ) from error
-  found, best_step, params = checkpoint.restore_params(folder, step, shapes)
+  found, best_step, params = restore_params(folder, step, shapes)
   scaling = saved['model'].get('dropout_scaling', 'train')
   return Pretrained(model, params, preprocessing, found, best_step, scaling)
