@@ -1,9 +1,9 @@
-"""Scores a checkpoint, or several networks averaged, on a split."""
+"""Scores networks on every image of a split: one checkpoint, or an ensemble."""
 
-import functools
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,55 +20,52 @@ from alexnet_jax.data.dataset import Dataset, open_dataset
 from alexnet_jax.data.prepare import check_dataset, prepare_data
 from alexnet_jax.data.preprocessing import read_preprocessing
 from alexnet_jax.learning import steps
-from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.model.build import abstract_params, build_model
-from alexnet_jax.runs import checkpoint, scoring, signals, workdirs
+from alexnet_jax.runs import scoring, signals
 from alexnet_jax.runs.banner import banner
+from alexnet_jax.runs.params import params_digest, restore_params
 from alexnet_jax.runs.results import (
   print_results,
   training_errors,
   write_results,
 )
-from alexnet_jax.runs.scoring import score
-
-
-def _seed_of(workdir: epath.Path) -> dict[str, int]:
-  """The seed that a workdir was trained by; nothing where it does not say."""
-  saved = read_config(workdir) or {}
-  return {'seed': saved['seed']} if 'seed' in saved else {}
-
-
-def _epoch(workdir: epath.Path, dataset: Dataset, step: int) -> float | None:
-  """Epochs that a run had done at a step; None where nothing tells."""
-  saved = read_config(workdir)
-  if saved is None or 'data' not in saved:
-    return None
-  try:
-    split = saved['data']['train_split']
-    number = dataset.num_examples(split)
-    number -= faults.num_left_out(workdir, dataset, split)
-    return step / (number // saved['batch_size'])
-  # The training split may not be at hand; and a file may say anything.
-  except (UserError, TypeError, KeyError, ValueError, ArithmeticError):
-    return None
+from alexnet_jax.runs.workdirs import check_files
 
 
 def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
-  """`--mode=eval`: restores a checkpoint, scores it, writes results.json."""
-  workdirs.check_files(workdir)
+  """Scores one checkpoint of a workdir and writes its results.json.
+
+      python -m alexnet_jax.main --config=configs/imagenet.py --mode=eval \\
+        --workdir=DIR --config.eval.step=latest --config.eval.crops=10
+
+  Args:
+    config: its `model`, `data` and `eval` count; `eval.step` chooses the
+      checkpoint. With `eval.train_split` the training split is scored too.
+    workdir: of a trained run or of converted weights.
+
+  Returns:
+    What results.json holds.
+
+  Raises:
+    UserError: there is no such checkpoint, or the network or the dataset is not
+      the one that was trained.
+    StorageError: no checkpoint is intact, or results.json cannot be written.
+    Interrupted: SIGTERM or SIGINT.
+  """
+  check_files(workdir)
   check_eval(config, workdir)
   model = build_model(config.model)
-  dataset = open_dataset(config.data.name, config.data.data_dir)
   split = config.data.val_split
   splits = [split] + [config.data.train_split] * config.eval.train_split
+  dataset = open_dataset(config.data.name, config.data.data_dir)
   for name in splits:
-    dataset.num_examples(name)
+    dataset.num_examples(name)  # Raises if there is no such split.
   if not (workdir / 'checkpoints').exists():
-    checkpoint.restore_params(workdir, config.eval.step, {})
+    restore_params(workdir, config.eval.step, {})  # Raises: nothing to score.
   preprocessing = read_preprocessing(workdir)
   check_dataset(config.model.num_classes, workdir, preprocessing, dataset)
   dataset.check_resize(preprocessing.resize)
-  step, best_step, params = checkpoint.restore_params(
+  step, best_step, params = restore_params(
     workdir,
     config.eval.step,
     abstract_params(model, preprocessing.crop_size),
@@ -82,85 +79,75 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
     checkpoint=f'step {step} ({config.eval.step})',
     data=f'{dataset.full_name} {split}',
   )
-  blocks = input_blocks(model, preprocessing.crop_size)
   start = time.time()
-  with signals.StopSignals() as stop:
-
-    def leave_if_asked() -> None:
-      if number := stop.agreed():
-        raise Interrupted('no results were written', number)
-
-    score_split = functools.partial(
-      score,
-      steps.p_eval_step(
-        model, finisher(preprocessing, config.eval.crops, blocks)
-      ),
-      steps.replicate(params),
-      dataset,
-      preprocessing=preprocessing,
-      batch_size=config.eval.batch_size,
-      crops=config.eval.crops,
-      finish=config.data.finish,
-      blocks=blocks,
-      dtype=model.dtype,
-      at_each_batch=leave_if_asked,
+  with _stop_signals() as leave_if_asked:
+    score = scoring.scorer(
+      config, model, dataset, preprocessing, leave_if_asked
     )
-    scores = score_split(split=split)
+    replicated = steps.replicate(params)
+    scores = score(replicated, split)
     if config.eval.train_split:
-      of_train = score_split(split=config.data.train_split)
-      scores |= training_errors(of_train)
-  results = write_results(
+      scores |= training_errors(score(replicated, config.data.train_split))
+  saved = read_config(workdir) or {}
+  return _report(
     workdir,
     config,
+    dataset,
     scores,
-    training=False,
-    **_seed_of(workdir),
+    start,
+    seed=saved.get('seed', config.seed),
     step=step,
     best_step=best_step,
-    epoch=_epoch(workdir, dataset, step),
-    dataset=dataset.full_name,
-    num_left_out=len(dataset.left_out.get(split, ())),
-    params_digest=checkpoint.params_digest(params),
+    epoch=_epoch(saved, workdir, dataset, step),
+    params_digest=params_digest(params),
   )
-  print_results(workdir, results)
-  say(f'took {duration(time.time() - start)}')
-  return results
 
 
 def evaluate_ensemble(
   config: Config, names: Sequence[str], out: epath.Path
 ) -> dict[str, Any]:
-  """Scores the mean of the members' softmax outputs.
+  """Scores the mean of several networks' softmax outputs.
+
+  These are the paper's ensembles of 5 and 7 CNNs (section 6, Table 2):
+
+      python -m alexnet_jax.main --config=configs/imagenet.py --mode=eval \\
+        --workdir=DIR,DIR,DIR --out=DIR
+
+  The members need not be the same network: each sees every image through its
+  own preprocessing. All process one batch of images together, so memory does
+  not grow with the size of the split.
 
   Args:
-    config: its `data` and `eval` count; the networks are the members' own.
-    names: of the members' workdirs, at least two; local or gs://.
-    out: the folder for config.json and results.json, with `members`; no
-      member's own.
+    config: its `data` and `eval` count; each member has its own network.
+    names: the members' workdirs, at least two; local or gs://.
+    out: the folder for config.json, with `members`, and results.json. It must
+      not be a member's workdir.
 
   Returns:
     What results.json holds.
 
   Raises:
-    UserError: the members tell other classes apart than each other or than the
-      data set, one is there twice, or `out` holds something else.
+    UserError: the members' classes differ from each other or from the
+      dataset's, a member is given twice, or `out` holds something else.
+    StorageError: no checkpoint of a member is intact, or the results cannot be
+      written.
+    Interrupted: SIGTERM or SIGINT.
   """
   workdirs = [absolute(name) for name in names]
   _check_out(out, workdirs)
+  split = config.data.val_split
   dataset = open_dataset(config.data.name, config.data.data_dir)
-  split, crops = config.data.val_split, config.eval.crops
   dataset.num_examples(split)
   members = [pretrained.load(workdir, config.eval.step) for workdir in workdirs]
   for workdir, member in zip(workdirs, members, strict=True):
-    check_dataset(
-      member.model.num_classes, workdir, member.preprocessing, dataset
-    )
+    num_classes = member.model.num_classes
+    check_dataset(num_classes, workdir, member.preprocessing, dataset)
     dataset.check_resize(member.preprocessing.resize)
-    if member.model.num_classes != members[0].model.num_classes:
+    if num_classes != members[0].model.num_classes:
       raise UserError(
-        f'{workdir} tells {member.model.num_classes} classes apart, '
-        f'{workdirs[0]} {members[0].model.num_classes}: their outputs have no '
-        'mean (--workdir)'
+        f'{workdir} has {num_classes} classes, {workdirs[0]} '
+        f'{members[0].model.num_classes}: their outputs cannot be averaged '
+        '(--workdir)'
       )
   dataset = prepare_data(config.data, dataset, [split], out)
   banner(
@@ -171,57 +158,31 @@ def evaluate_ensemble(
     data=f'{dataset.full_name} {split}',
     results=out,
   )
-  blocks = [
-    input_blocks(member.model, member.preprocessing.crop_size)
-    for member in members
-  ]
-  step = steps.p_ensemble_step(
+  p_step = steps.p_ensemble_step(
     [
-      (member.model, finisher(member.preprocessing, crops, cut))
-      for member, cut in zip(members, blocks, strict=True)
+      (m.model, scoring.eval_finisher(config, m.model, m.preprocessing))
+      for m in members
     ]
   )
   params = [steps.replicate(member.params) for member in members]
-  batches = zip(
-    *(
-      scoring.device_batches(
-        dataset,
-        split,
-        member.preprocessing,
-        batch_size=config.eval.batch_size,
-        crops=crops,
-        finish=config.data.finish,
-        blocks=cut,
-        dtype=member.model.dtype,
-      )
-      for member, cut in zip(members, blocks, strict=True)
-    ),
-    strict=True,
-  )
+  batches = [
+    scoring.eval_batches(config, m.model, dataset, split, m.preprocessing)
+    for m in members
+  ]
   start = time.time()
-  with signals.StopSignals() as stop:
-
-    def leave_if_asked() -> None:
-      if number := stop.agreed():
-        raise Interrupted('no results were written', number)
-
-    scores = scoring.total(
-      (step(params, list(batch)) for batch in batches),
-      dataset,
-      split,
-      leave_if_asked,
-    )
+  with _stop_signals() as leave_if_asked:
+    sums = (p_step(params, list(each)) for each in zip(*batches, strict=True))
+    scores = scoring.add_up(sums, dataset, split, leave_if_asked)
   if jax.process_index() == 0:
     out.mkdir(parents=True, exist_ok=True)
     content = {**json.loads(config.to_json()), 'members': list(names)}
     write_text(out / 'config.json', json.dumps(content, indent=2))
-  results = write_results(
+  return _report(
     out,
     config,
+    dataset,
     scores,
-    training=False,
-    dataset=dataset.full_name,
-    num_left_out=len(dataset.left_out.get(split, ())),
+    start,
     # Each member has its own.
     architecture='ensemble',
     seed=None,
@@ -229,35 +190,88 @@ def evaluate_ensemble(
       {
         'workdir': name,
         'architecture': member.model.architecture.name,
-        'config': _what_tells_apart(workdir),
+        'config': _identifying_fields(workdir),
         'step': member.step,
-        'params_digest': checkpoint.params_digest(member.params),
+        'params_digest': params_digest(member.params),
       }
       for name, workdir, member in zip(names, workdirs, members, strict=True)
     ],
+  )
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], None]]:
+  """Yields a function that raises Interrupted after SIGTERM or SIGINT."""
+  with signals.StopSignals() as stop:
+
+    def leave_if_asked() -> None:
+      if number := stop.agreed():
+        raise Interrupted('no results were written', number)
+
+    yield leave_if_asked
+
+
+def _report(
+  out: epath.Path,
+  config: Config,
+  dataset: Dataset,
+  scores: dict[str, Any],
+  start: float,
+  **facts: Any,
+) -> dict[str, Any]:
+  """Writes and prints the results of an evaluation that began at `start`."""
+  results = write_results(
+    out,
+    config,
+    scores,
+    training=False,
+    dataset=dataset.full_name,
+    num_left_out=len(dataset.skipped.get(config.data.val_split, ())),
+    **facts,
   )
   print_results(out, results)
   say(f'took {duration(time.time() - start)}')
   return results
 
 
-def _what_tells_apart(workdir: epath.Path) -> dict[str, Any]:
-  """Of a member's config what tells its network and training from others."""
+def _epoch(
+  saved: dict[str, Any], workdir: epath.Path, dataset: Dataset, step: int
+) -> float | None:
+  """Returns the epochs that a run had done at a step, None if unknown.
+
+  Args:
+    saved: the run's config.json; {} if it has none.
+    workdir: of the run.
+    dataset: the one that is scored, which is the one it was trained on.
+    step: steps done.
+  """
+  try:
+    split = saved['data']['train_split']
+    number = dataset.num_examples(split)
+    number -= faults.num_skipped(workdir, dataset, split)
+    return step / (number // saved['batch_size'])
+  # The training split may be absent here, and config.json may hold anything.
+  except (UserError, TypeError, KeyError, ValueError, ArithmeticError):
+    return None
+
+
+def _identifying_fields(workdir: epath.Path) -> dict[str, Any]:
+  """Returns the config fields by which members of an ensemble differ."""
   fields = flatten(read_config(workdir) or {})
   names = ('model.', 'seed', 'data.lighting', 'num_epochs')
   return {k: v for k, v in fields.items() if k.startswith(names)}
 
 
 def _check_out(out: epath.Path, workdirs: list[epath.Path]) -> None:
-  twice = [workdir for workdir in workdirs if workdirs.count(workdir) > 1]
-  if twice:
-    raise UserError(f'{twice[0]} is there twice (--workdir)')
+  for workdir in workdirs:
+    if workdirs.count(workdir) > 1:
+      raise UserError(f'{workdir} is given twice (--workdir)')
   if out.exists() and not out.is_dir():
     raise UserError(f'{out} is a file (--out)')
-  there = read_config(out)
-  if (there is not None and 'members' not in there) or (
-    there is None and (out / 'results.json').exists()
+  saved = read_config(out)
+  if (saved is not None and 'members' not in saved) or (
+    saved is None and (out / 'results.json').exists()
   ):
     raise UserError(
-      f'{out} holds a run: name another folder for the results of all (--out)'
+      f'{out} holds a run: give another folder for the results (--out)'
     )

@@ -1,7 +1,6 @@
-"""The training loop, to be read from top to bottom."""
+"""The training loop. Read it from top to bottom."""
 
 import contextlib
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +19,7 @@ from alexnet_jax.data import input_pipeline
 from alexnet_jax.learning import health, metrics, optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.model.build import abstract_params, build_model
-from alexnet_jax.model.summary import parameter_table
+from alexnet_jax.model.summary import layer_table
 from alexnet_jax.pretrained.fine_tuning import init_from
 from alexnet_jax.runs import (
   checkpoint,
@@ -33,8 +32,10 @@ from alexnet_jax.runs import (
 )
 from alexnet_jax.runs.banner import banner
 from alexnet_jax.runs.chronometer import Chronometer
+from alexnet_jax.runs.params import params_digest
 from alexnet_jax.runs.results import (
   print_results,
+  score_text,
   training_errors,
   write_results,
 )
@@ -43,23 +44,23 @@ from alexnet_jax.runs.writer import Writer
 
 
 def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
-  """Trains from the latest checkpoint of a workdir, or from scratch.
+  """Trains a network, from the newest checkpoint of a workdir or from scratch.
 
   Args:
-    config: `configs/default.py` says what each field means.
-    workdir: holds the run; see docs/architecture.md.
+    config: `configs/default.py` explains each field.
+    workdir: holds the run; docs/architecture.md lists its files.
 
   Returns:
     What results.json holds.
 
   Raises:
-    UserError: the config, the data or the workdir does not go; nothing was
+    UserError: the config, the data or the workdir is invalid; nothing was
       written.
-    TrainingStopped: a guard stopped it (`config.guards`).
+    TrainingStopped: a guard stopped the training (`config.guards`).
     Interrupted: SIGTERM or SIGINT, after a checkpoint was saved.
-    StorageError: the workdir cannot be written, or holds no whole checkpoint.
+    StorageError: the workdir cannot be written, or has no intact checkpoint.
   """
-  # ---- What is asked, and whether it goes. Nothing is written yet. ----------
+  # ---- Check what was asked for. Nothing is written yet. --------------------
   dataset = training_dataset(config, workdir)
   steps_per_epoch = check_data(config, dataset)
   check_batch(config.batch_size, jax.device_count())
@@ -68,11 +69,10 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
   check_workdir(config, workdir, steps_per_epoch)
   total_steps = num_train_steps(config, steps_per_epoch)
   model = build_model(config.model)
+  crop_size = config.data.crop_size
   lengths = steps_per_epoch, total_steps
-  num_classes = dataset.num_classes, config.model.num_classes
-  guards.check_before(
-    config, abstract_params(model, config.data.crop_size), *lengths
-  )
+  num_classes = dataset.num_classes, model.num_classes
+  guards.check_before(config, abstract_params(model, crop_size), *lengths)
   tx = optimizer.paper_sgd(
     config.optimizer.momentum, config.optimizer.rate_in_velocity
   )
@@ -84,24 +84,22 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     workdir=workdir,
     data=f'{dataset.full_name}, {dataset.num_examples(config.data.train_split)}'
     f' to train, {dataset.num_examples(config.data.val_split)} to validate',
-    batch=f'{config.batch_size} global, {per_device} a device',
-    steps=f'{total_steps}, {steps_per_epoch} an epoch',
+    batch=f'{config.batch_size} global, {per_device} per device',
+    steps=f'{total_steps}, {steps_per_epoch} per epoch',
     seed=config.seed,
     network=f'{config.model.name}, {config.model.dtype}',
   )
-  state = steps.create_train_state(
-    model, tx, plateau, config.data.crop_size, config.seed
-  )
-  for line in parameter_table(model.architecture, state.params):
-    say(line)
+  state = steps.create_train_state(model, tx, plateau, crop_size, config.seed)
+  for line in layer_table(model.architecture, model.num_classes, crop_size):
+    say(f'  {line}')
 
   with (
     _sole_run(config, workdir, steps_per_epoch) as saved_step,
     contextlib.ExitStack() as stack,
   ):
-    # ---- Where the run stands. ----------------------------------------------
+    # ---- Start, resume, or fine-tune. ---------------------------------------
     if config.init_from and saved_step is None:
-      # Read before anything is written: it may not be there.
+      # Before anything is written: the other workdir may be missing.
       state = init_from(config, state)
     preprocessing = prepare_workdir(config, workdir, dataset)
     checkpoints = stack.enter_context(
@@ -111,12 +109,12 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     if step:
       state = checkpoints.restore(step, state)
       say(
-        f'going on from the checkpoint of step {step}'
+        f'resuming from the checkpoint of step {step}'
         if step < total_steps
-        else f'nothing to train: step {step} of {total_steps} is done'
+        else f'nothing to train: all {total_steps} steps are done'
       )
     state = steps.replicate(state)
-    blocks = input_blocks(model, config.data.crop_size)
+    blocks = input_blocks(model, crop_size)
     step_arguments = {
       'model': model,
       'tx': tx,
@@ -130,7 +128,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     stall_reported = False
     stack.callback(lambda: profile.end(step))
-    # From here on there is something to save.
+    # Signals save and stop from here on; before, they end the process.
     stop = stack.enter_context(signals.StopSignals())
 
     def leave_if_asked() -> None:
@@ -139,39 +137,27 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
         where = f'saved at step {step}' if step else 'before the first step'
         raise Interrupted(where, number)
 
-    score = functools.partial(
-      scoring.score,
-      steps.p_eval_step(
-        model, finisher(preprocessing, config.eval.crops, blocks)
-      ),
-      dataset=dataset,
-      preprocessing=preprocessing,
-      batch_size=config.eval.batch_size,
-      crops=config.eval.crops,
-      finish=config.data.finish,
-      blocks=blocks,
-      dtype=model.dtype,
-      at_each_batch=leave_if_asked,
+    score = scoring.scorer(
+      config, model, dataset, preprocessing, leave_if_asked
     )
 
     while True:
-      # ---- An epoch's end, or where the run stopped within it: evaluate and
-      # decide on the rate. The state is saved already. -----------------------
+      # ---- Between epochs, or where the run resumed: evaluate, and lower the
+      # learning rate if the error stopped improving (section 5). The state is
+      # saved already. --------------------------------------------------------
       epoch, start = divmod(step, steps_per_epoch)
+      epochs_done = step / steps_per_epoch
       due = step > 0 and start == 0 and epoch % config.eval.every_epochs == 0
       if due or step == total_steps:
         with chronometer.paused():
-          # An evaluation that only ends this run is none of a longer one's.
+          # Only due scores are kept: a run that is made longer later must not
+          # differ from one that was that long from the start.
           kept = checkpoints.scores(step) if due else None
-          scores = kept or score(state.params, split=config.data.val_split)
+          scores = kept or score(state.params, config.data.val_split)
           numbers = {k: v for k, v in scores.items() if k != 'most_confused'}
-          log.scalars('validation', step, step / steps_per_epoch, numbers)
+          log.scalars('validation', step, epochs_done, numbers)
           log.conv1_kernels(step, np.asarray(state.params['conv1']['kernel']))
-          say(
-            f'epoch {step / steps_per_epoch:7.2f}  validation: error '
-            f'{scores["top1_error"]:.2%}, top-5 {scores["top5_error"]:.2%}, '
-            f'loss {scores["loss"]:.4f} on {scores["num_examples"]} images'
-          )
+          say(f'epoch {epochs_done:7.2f}  validation: {score_text(scores)}')
           if due and not kept:
             checkpoints.record(step, scores)
         if due and config.optimizer.schedule == 'plateau':
@@ -181,7 +167,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
         break
       leave_if_asked()
 
-      # ---- One epoch, or what is left of it. --------------------------------
+      # ---- Train for one epoch, or the rest of it. --------------------------
       batches = input_pipeline.to_devices(
         input_pipeline.train_batches(
           dataset,
@@ -219,41 +205,41 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
         else:
           state = p_train_step(state, batch)
         step += 1
+        epochs_done = step / steps_per_epoch
         profile.after_step(step, state)
 
         if step % config.log_every_steps == 0 or step == total_steps:
           guards.check_finite(config, state, checkpoints.latest)
-          values = metrics.means(jax.device_get(state.sums))
+          values = scoring.means(jax.device_get(state.sums), dataset)
           values['learning_rate'] = float(
             schedule(step - 1) * state.plateau.scale
           )
           speed = chronometer.read(step)
-          log.scalars(
-            'train', step, step / steps_per_epoch, {**values, **speed}
-          )
+          log.scalars('train', step, epochs_done, {**values, **speed})
           say(
-            f'epoch {step / steps_per_epoch:7.2f}  step {step:>6}/{total_steps}'
-            f'  loss {values["loss"]:7.4f}  error {values["top1_error"]:6.2%}'
+            f'epoch {epochs_done:7.2f}  step {step:>6}/{total_steps}'
+            f'  loss {values["loss"]:7.4f}'
+            f'  top-1 error {values["top1_error"]:6.2%}'
             f'  lr {values["learning_rate"]:.3g}'
             f'  {speed["images_per_second"]:,.1f} images/s'
             f'  data wait {speed["data_wait"]:.0%}'
             f'  ETA {duration(chronometer.eta(step))}'
           )
-          # Not at a last step in between: a run that is made longer later logs
-          # what a run of that length logs.
+          # Not at a last step between two log lines, so that a run that is
+          # made longer later logs the same as one that was not.
           if step % config.log_every_steps == 0:
             state = state.replace(sums=steps.replicate(metrics.zero_sums()))
           stalled = guards.stalled(config, step, values['loss'], num_classes)
           if stalled and not stall_reported:
             with chronometer.paused():
-              _say_health(values['loss'], step, state, batch, step_arguments)
+              _warn_of_stall(values['loss'], step, state, batch, step_arguments)
           stall_reported = stalled
           if stalled and config.guards.stall == 'stop':
             checkpoints.save(state)
             checkpoints.wait()
             raise TrainingStopped(
-              f'no better than guessing at step {step}, which is saved; '
-              '--config.guards.stall=warn goes on from there'
+              f'the loss is no better than guessing at step {step}, which is '
+              'saved; add --config.guards.stall=warn to resume from it'
             )
 
         if step == end:
@@ -271,18 +257,17 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       if step < end:
         raise TrainingStopped(
           f'the input ended at step {step}, {end - step} steps before the end '
-          f'of the epoch: is {dataset.full_name} still whole?'
+          f'of the epoch: check that {dataset.full_name} is complete'
         )
       guards.check_finite(config, state, checkpoints.latest)
       with chronometer.paused():
         checkpoints.save(state)
 
-    # ---- The last step's results. -------------------------------------------
+    # ---- Write the results of the last step. --------------------------------
     checkpoints.wait()
     log.close()
     if config.eval.train_split:
-      of_train = score(state.params, split=config.data.train_split)
-      scores |= training_errors(of_train)
+      scores |= training_errors(score(state.params, config.data.train_split))
     results = write_results(
       workdir,
       config,
@@ -290,10 +275,10 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       training=True,
       step=step,
       best_step=step if checkpoints.best is None else checkpoints.best,
-      epoch=step / steps_per_epoch,
+      epoch=epochs_done,
       dataset=dataset.full_name,
-      num_left_out=len(dataset.left_out.get(config.data.val_split, ())),
-      params_digest=checkpoint.params_digest(jax.device_get(state.params)),
+      num_left_out=len(dataset.skipped.get(config.data.val_split, ())),
+      params_digest=params_digest(jax.device_get(state.params)),
     )
   print_results(workdir, results)
   return results
@@ -303,38 +288,34 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
 def _sole_run(
   config: Config, workdir: epath.Path, steps_per_epoch: int
 ) -> Iterator[int | None]:
-  """Holds the workdir for this run; the step to go on from, None at first."""
+  """Reserves the workdir; yields the step to resume from, None at first."""
   with contextlib.ExitStack() as stack:
 
-    def take() -> int:
+    def reserve() -> int:
       stack.enter_context(workdirs.sole_run(workdir))
-      # Another run may have begun there since it was checked.
+      # Another run may have used the workdir since it was checked.
       check_workdir(config, workdir, steps_per_epoch)
       step = checkpoint.settle(workdir)
       return -1 if step is None else step
 
-    step = processes.on_first(take)
+    step = processes.on_first(reserve)
     yield None if step < 0 else step
 
 
-def _say_health(
+def _warn_of_stall(
   loss: float,
   step: int,
   state: steps.TrainState,
   batch: steps.Batch,
   arguments: dict[str, Any],
 ) -> None:
-  """Says that a loss stands still, and how each layer is."""
+  """Warns that the loss does not fall, and prints the state of each layer."""
   after = steps.p_train_step(**arguments, donate=False)(state, batch)
-  of_all_devices: dict[str, Any] = {
-    # [local devices, n, ...] to [local devices x n, ...].
-    name: np.asarray(x).reshape(-1, *x.shape[2:])
-    for name, x in batch.items()
-  }
   layers = health.layer_health(
     jax.device_get(state.params),
     jax.device_get(after.params),
-    of_all_devices,
+    # [local devices, n, ...] -> [local devices x n, ...]
+    jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), batch),
     model=arguments['model'],
     finish=arguments['finish'],
   )
@@ -347,14 +328,14 @@ def _say_health(
 
 
 def _observe(config, plateau, state, error) -> steps.TrainState:
-  """Shows the plateau rule one validation error; says so when it fires."""
+  """Applies the plateau rule to a validation error; prints any drop."""
   before = state.plateau
   after = optimizer.observe(plateau, before, error)
   if after.scale < before.scale:
     drop = round(math.log(after.scale) / math.log(config.drop_factor))
     say(
-      f'plateau: no better than {float(before.best_value):.2%} for '
-      f'{config.plateau_patience} evaluations: learning rate '
+      f'plateau: top-1 error no better than {float(before.best_value):.2%} '
+      f'for {config.plateau_patience} evaluations: learning rate '
       f'{config.learning_rate * before.scale:.3g} -> '
       f'{config.learning_rate * after.scale:.3g} (drop {drop} of at most '
       f'{config.plateau_max_drops})'

@@ -1,9 +1,9 @@
-"""Real runs on digits, and what may befall them: `make chaos`.
+"""Injects faults into real runs on digits: `make chaos`.
 
-Each fault is brought about in real processes, without mocks, and each must end
-in the promised state: the outcome of a run that nothing befell, to the bit, or
-a stop that says why and changes nothing. Prints a table: fault, times,
-survived, work lost. tests/test_chaos.py is the short form.
+Each fault happens in real processes, without mocks. Each run must end as
+promised: either with exactly the results of an uninterrupted run, or with an
+error message and nothing changed. Prints a table for docs/survival.md: fault,
+times, survived, work lost. tests/test_chaos.py is the short form.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from alexnet_jax.data import input_pipeline
 from alexnet_jax.data.dataset import open_dataset
 from alexnet_jax.data.preprocessing import read_preprocessing
 
-# 11 steps an epoch, and a drop of the rate at each evaluation but the first.
+# 11 steps per epoch; the learning rate drops at each evaluation but the first.
 ARGUMENTS = (
   '--config.batch_size=128',
   '--config.log_every_steps=1',
@@ -45,20 +45,20 @@ Contents = dict[str, bytes]
 
 
 class Command:
-  """`python -m alexnet_jax.main`, with its output in a file."""
+  """A process `python -m alexnet_jax.main`, with its output in a file."""
 
   def __init__(self, *arguments: str, before: tuple[str, ...] = (), **env: str):
-    self._output = tempfile.NamedTemporaryFile('w+')  # noqa: SIM115
+    self._file = tempfile.NamedTemporaryFile('w+')  # noqa: SIM115
     self._process = subprocess.Popen(
       [*before, sys.executable, '-m', 'alexnet_jax.main', *arguments],
-      stdout=self._output,
+      stdout=self._file,
       stderr=subprocess.STDOUT,
       env={**os.environ, **env},
     )
 
   @property
-  def said(self) -> str:
-    return pathlib.Path(self._output.name).read_text()
+  def output(self) -> str:
+    return pathlib.Path(self._file.name).read_text()
 
   def send_signal(self, number: int) -> None:
     self._process.send_signal(number)
@@ -71,13 +71,13 @@ class Command:
 
 
 def results(workdir: pathlib.Path) -> dict[str, Any]:
-  """results.json without the commands that led to it."""
+  """Returns results.json without the commands."""
   content = json.loads((workdir / 'results.json').read_text())
   return {k: v for k, v in content.items() if k != 'commands'}
 
 
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
-  """metrics.jsonl without what depends on the clock."""
+  """Returns metrics.jsonl without the values that depend on the clock."""
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   return [
     {k: v for k, v in json.loads(line).items() if k not in _CLOCK}
@@ -86,15 +86,15 @@ def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def outcome(workdir: pathlib.Path) -> tuple[dict, list]:
-  """What must be the same whatever befell a run.
+  """Returns what must be the same with and without faults.
 
-  The plateau's decisions are in the learning rates.
+  It includes the plateau's decisions, as learning rates.
   """
   return results(workdir), metrics(workdir)
 
 
 def contents(folder: pathlib.Path) -> Contents:
-  """Every file of a folder and what is in it."""
+  """Returns the content of every file in a folder."""
   return {
     str(path.relative_to(folder)): path.read_bytes()
     for path in sorted(pathlib.Path(folder).rglob('*'))
@@ -103,7 +103,7 @@ def contents(folder: pathlib.Path) -> Contents:
 
 
 def files_of(workdir: pathlib.Path, step: int) -> list[pathlib.Path]:
-  """The files of a checkpoint."""
+  """Returns the files of a checkpoint."""
   folder = pathlib.Path(workdir) / 'checkpoints' / str(step)
   return sorted(path for path in folder.rglob('*') if path.is_file())
 
@@ -119,7 +119,7 @@ def flip(path: pathlib.Path, rng: random.Random) -> None:
 
 
 def truncate(path: pathlib.Path, rng: random.Random) -> None:
-  """Cuts a file off."""
+  """Truncates a file at a random byte."""
   os.truncate(path, rng.randrange(path.stat().st_size))
 
 
@@ -131,10 +131,14 @@ def remove(path: pathlib.Path, rng: random.Random) -> None:
 
 @dataclasses.dataclass
 class Row:
-  """A line of the table.
+  """A row of the table.
 
   Attributes:
-    lost: steps that were done again, of each time.
+    fault: what happens.
+    times: how often it happened.
+    survived: how often the run ended as promised.
+    lost: steps that were repeated, each time.
+    note: added to the last column.
   """
 
   fault: str
@@ -157,13 +161,13 @@ def say(line: str) -> None:
 
 
 class Chaos:
-  """Faults for runs in a folder, at instants that a seed draws.
+  """Injects faults into runs, at random times.
 
   Args:
     folder: of the runs.
-    seed: of the instants.
-    start: starts a command; `Command`, or one that starts sooner.
-    start_up: about how many seconds it takes to the first step.
+    seed: of the random times.
+    start: starts a command: `Command`, or `zygote.start`, which is faster.
+    start_up: approximate seconds until the first step.
     steps: of each run.
     config: of each run.
   """
@@ -185,26 +189,31 @@ class Chaos:
     length = f'--config.num_train_steps={steps}'
     self.arguments = (f'--config={config}', *ARGUMENTS, length)
 
-  def whole(self, name: str, *more: str) -> pathlib.Path:
-    """A run that nothing befalls."""
+  def uninterrupted(self, name: str, *more: str) -> pathlib.Path:
+    """Runs without a fault."""
     workdir = self.folder / name
     began = time.monotonic()
     run = self.start(*self.arguments, *more, f'--workdir={workdir}')
-    assert run.wait() == 0, run.said
+    assert run.wait() == 0, run.output
     self.seconds = time.monotonic() - began
     say(f'{name}: {self.seconds:.0f} s')
     return workdir
 
   def signalled(
-    self, row: Row, times: int, number: int, whole: pathlib.Path, *more: str
+    self,
+    row: Row,
+    times: int,
+    number: int,
+    reference: pathlib.Path,
+    *more: str,
   ) -> None:
-    """A run that gets a signal at random instants, and is started again."""
-    expected = outcome(whole)
-    workdir = self.folder / f'{whole.name}-{signal.Signals(number).name}'
+    """Signals a run at random times, and resumes it each time."""
+    expected = outcome(reference)
+    workdir = self.folder / f'{reference.name}-{signal.Signals(number).name}'
     arguments = (*self.arguments, *more, f'--workdir={workdir}')
     promised = {
       signal.SIGKILL: [-9],
-      # Before there is something to save, the signal does what it always does.
+      # Before the run can save, the signal has its default effect.
       signal.SIGTERM: [143, -15],
       signal.SIGINT: [130, -2],
     }[number]
@@ -212,74 +221,76 @@ class Chaos:
 
     def finish():
       run = self.start(*arguments)
-      assert run.wait() == 0, run.said
-      row.lost.append(_lost(run.said, done))
+      assert run.wait() == 0, run.output
+      row.lost.append(_lost(run.output, done))
       assert outcome(workdir) == expected, workdir
       shutil.rmtree(workdir)
 
     faults = 0
     while faults < times:
       run = self.start(*arguments)
-      # At any instant of what is left of the run, starting up included.
+      # At any time during the rest of the run, its start included.
       share = 1 - done / self.steps
       left = self.start_up + (self.seconds - self.start_up) * share
       until = time.monotonic() + self.rng.uniform(0, left)
-      # A run that ends before would be no fault: the signal comes at its end.
+      # A run that ends earlier gets the signal at its end, or it would count no
+      # fault.
       while run.poll() is None and time.monotonic() < until:
-        if 'results:' in run.said:
+        if 'results:' in run.output:
           break
         time.sleep(0.01)
       asked = time.monotonic()
       run.send_signal(number)
       status = run.wait()
-      assert status in (*promised, 0), run.said
-      if status:  # Else it had ended before.
+      assert status in (*promised, 0), run.output
+      if status:  # 0: it ended before the signal.
         waits.append(time.monotonic() - asked)
         faults += 1
         row.times += 1
         row.survived += 1
-      row.lost.append(_lost(run.said, done))
-      done = max(_steps(run.said), done - row.lost[-1])
+      row.lost.append(_lost(run.output, done))
+      done = max(_steps(run.output), done - row.lost[-1])
       say(f'  {signal.Signals(number).name} at step {done}, {waits[-1]:.1f} s')
-      if done == self.steps:  # Then from the start again.
+      if done == self.steps:  # Start a new run.
         finish()
         done = 0
     if done:
       finish()
     if number != signal.SIGKILL:
-      row.note = f'gone within {max(waits):.1f} s'
+      row.note = f'exited within {max(waits):.1f} s'
 
-  def broken(
+  def corrupt(
     self,
     row: Row,
     damage: Callable[[pathlib.Path, random.Random], None],
-    whole: pathlib.Path,
+    reference: pathlib.Path,
     some: int | None = None,
   ) -> None:
-    """Each file of the newest checkpoint in turn, or `some` of them."""
+    """Damages each file of the newest checkpoint in turn, or `some` of them."""
     *_, before, newest = sorted(
-      int(path.name) for path in (whole / 'checkpoints').iterdir()
+      int(path.name) for path in (reference / 'checkpoints').iterdir()
     )
-    files = files_of(whole, newest)
+    files = files_of(reference, newest)
     for file in files if some is None else self.rng.sample(files, some):
-      name = file.relative_to(whole)
-      workdir = self._copy(whole, 'broken')
+      name = file.relative_to(reference)
+      workdir = self._copy(reference, 'corrupt')
       damage(workdir / name, self.rng)
       (workdir / 'results.json').unlink()
       run = self.start(*self.arguments, f'--workdir={workdir}')
       row.times += 1
-      assert run.wait() == 0, run.said
+      assert run.wait() == 0, run.output
       named = str(name).split(f'checkpoints/{newest}/')[1]
-      assert f'the checkpoint of step {newest} is broken: {named}' in run.said
-      assert f'from the checkpoint of step {before}' in run.said
-      assert outcome(workdir) == outcome(whole), name
+      message = f'the checkpoint of step {newest} is corrupt: {named}'
+      assert message in run.output
+      assert f'from the checkpoint of step {before}' in run.output
+      assert outcome(workdir) == outcome(reference), name
       row.survived += 1
       row.lost.append(newest - before)
       say(f'  {damage.__name__} {named}')
 
-  def all_broken(self, row: Row, whole: pathlib.Path) -> None:
-    """One bit of one file of each checkpoint."""
-    workdir = self._copy(whole, 'all_broken')
+  def all_corrupt(self, row: Row, reference: pathlib.Path) -> None:
+    """Flips one bit of one file of each checkpoint."""
+    workdir = self._copy(reference, 'all_corrupt')
     for folder in (workdir / 'checkpoints').iterdir():
       flip(self.rng.choice(files_of(workdir, int(folder.name))), self.rng)
     (workdir / '.lock').unlink()
@@ -289,14 +300,14 @@ class Chaos:
         *self.arguments, f'--workdir={workdir}', f'--mode={mode}'
       )
       row.times += 1
-      assert run.wait() == 3, run.said
-      assert 'no whole checkpoint' in run.said
+      assert run.wait() == 3, run.output
+      assert 'no intact checkpoint' in run.output
       assert contents(workdir) == before
       row.survived += 1
 
   def poisoned(self, row: Row) -> None:
-    """A picture among black ones whose numbers overflow in the network."""
-    data_dir = self.folder / 'poisoned_set'
+    """Trains on an image, among black ones, that overflows in the network."""
+    data_dir = self.folder / 'poisoned_data'
     name = _store_poisoned(data_dir)
     workdir = self.folder / 'poisoned'
     arguments = (
@@ -313,20 +324,20 @@ class Chaos:
     )
     run = self.start(*arguments)
     row.times += 1
-    assert run.wait() == 3, run.said
+    assert run.wait() == 3, run.output
     step = _poisoned_step(name, data_dir, workdir)
-    assert f'of step {step} is NaN or infinite' in run.said, run.said
+    assert f'of step {step} is NaN or infinite' in run.output, run.output
     saved = max(int(p.name) for p in (workdir / 'checkpoints').iterdir())
     assert saved == step - 1
-    assert f'the checkpoint of step {saved} is kept' in run.said
+    assert f'the checkpoint of step {saved} is kept' in run.output
     row.survived += 1
 
-  def filled(self, row: Row, whole: pathlib.Path) -> None:
-    """A disk with room for no other checkpoint: a tmpfs of its own."""
-    size = sum(len(data) for data in contents(whole).values()) + 90_000_000
+  def filled(self, row: Row, reference: pathlib.Path) -> None:
+    """Resumes on a disk without room for a checkpoint: a separate tmpfs."""
+    size = sum(len(data) for data in contents(reference).values()) + 90_000_000
     script = (
       'set -u; mount -t tmpfs -o size="$SIZE" none "$DISK" && '
-      'cp -r "$WHOLE" "$DISK/run" && cd "$HERE" && '
+      'cp -r "$REFERENCE" "$DISK/run" && cd "$HERE" && '
       '{ find "$DISK/run/checkpoints" -type f | sort | xargs sha256sum '
       '> "$DISK/../before"; "$@" --config.num_train_steps=40; '
       'echo "status $?"; '
@@ -341,7 +352,7 @@ class Chaos:
     environment = {
       'SIZE': str(size),
       'DISK': str(disk),
-      'WHOLE': str(whole),
+      'REFERENCE': str(reference),
       'HERE': os.getcwd(),
     }
     run = Command(
@@ -352,51 +363,51 @@ class Chaos:
     )
     run.wait()
     row.times += 2
-    assert 'status 3' in run.said, run.said
-    assert 'no space left' in run.said, run.said
-    assert 'unchanged' in run.said, run.said
-    assert 'eval 0' in run.said, run.said
-    assert 'read-only 3' in run.said, run.said
-    assert 'Traceback' not in run.said, run.said
+    assert 'status 3' in run.output, run.output
+    assert 'no space left' in run.output, run.output
+    assert 'unchanged' in run.output, run.output
+    assert 'eval 0' in run.output, run.output
+    assert 'read-only 3' in run.output, run.output
+    assert 'Traceback' not in run.output, run.output
     row.survived += 2
 
-  def limited(self, row: Row, whole: pathlib.Path) -> None:
-    """Files that may not become as large as a checkpoint's."""
-    workdir = self._copy(whole, 'limited')
+  def limited(self, row: Row, reference: pathlib.Path) -> None:
+    """Limits the size of files to less than a checkpoint needs."""
+    workdir = self._copy(reference, 'limited')
     before = contents(workdir / 'checkpoints')
     longer = f'--config.num_train_steps={self.steps + 20}'
     run = self.start(
       *self.arguments, f'--workdir={workdir}', longer, file_limit=60_000
     )
     row.times += 1
-    assert run.wait() == 3, run.said
-    assert 'no space left' in run.said, run.said
-    assert 'Traceback' not in run.said, run.said
+    assert run.wait() == 3, run.output
+    assert 'no space left' in run.output, run.output
+    assert 'Traceback' not in run.output, run.output
     after = contents(workdir / 'checkpoints')
     assert {k: v for k, v in after.items() if 'orbax' not in k} == before
     row.survived += 1
 
   def second(self, row: Row) -> None:
-    """A second run in the workdir of one that lives."""
+    """Starts a second run in the workdir of a running one."""
     workdir = self.folder / 'second'
     arguments = (*self.arguments, f'--workdir={workdir}')
     first = self.start(*arguments)
-    while not _steps(first.said):
-      assert first.poll() is None, first.said
+    while not _steps(first.output):
+      assert first.poll() is None, first.output
       time.sleep(0.05)
     other = self.start(*arguments)
     row.times += 1
-    assert other.wait() == 2, other.said
-    assert 'is in use by another run' in other.said
+    assert other.wait() == 2, other.output
+    assert 'is in use by another run' in other.output
     first.send_signal(signal.SIGTERM)
-    assert first.wait() == 143, first.said
+    assert first.wait() == 143, first.output
     row.survived += 1
 
   def processes(self, row: Row) -> None:
-    """A run of two processes, one of which gets a signal; then both again."""
+    """Signals one of a run's two processes, then resumes with both."""
 
     def start(workdir):
-      job = str(self.rng.randrange(4096))  # JAX makes a port of it.
+      job = str(self.rng.randrange(4096))  # JAX derives a port from it.
       return [
         Command(
           *self.arguments,
@@ -414,7 +425,7 @@ class Chaos:
       ]
 
     def finish(runs, status):
-      assert [run.wait() for run in runs] == [status] * 2, runs[0].said
+      assert [run.wait() for run in runs] == [status] * 2, runs[0].output
 
     expected = self.folder / 'two_processes'
     finish(start(expected), 0)
@@ -422,47 +433,47 @@ class Chaos:
       workdir = self.folder / f'two_processes_{number}'
       runs = start(workdir)
       step = self.rng.randrange(1, self.steps - 8)
-      while _steps(runs[0].said) < step:
-        assert runs[0].poll() is None, runs[0].said
+      while _steps(runs[0].output) < step:
+        assert runs[0].poll() is None, runs[0].output
         time.sleep(0.05)
       chosen = self.rng.randrange(2)
       runs[chosen].send_signal(number)
       ends = [run.wait() for run in runs]
       wanted = [143, 143]
       wanted[chosen] = 128 + number
-      assert ends == wanted, runs[chosen].said
+      assert ends == wanted, runs[chosen].output
       row.times += 1
-      saved = re.search(r'saved at step (\d+)', runs[0].said)
-      assert saved, runs[0].said
+      saved = re.search(r'saved at step (\d+)', runs[0].output)
+      assert saved, runs[0].output
       again = start(workdir)
       finish(again, 0)
-      assert f'from the checkpoint of step {saved[1]}' in again[0].said
+      assert f'from the checkpoint of step {saved[1]}' in again[0].output
       assert outcome(workdir) == outcome(expected)
       row.lost.append(0)
       row.survived += 1
 
-  def _copy(self, whole: pathlib.Path, name: str) -> pathlib.Path:
+  def _copy(self, reference: pathlib.Path, name: str) -> pathlib.Path:
     workdir = self.folder / name
     with contextlib.suppress(FileNotFoundError):
       shutil.rmtree(workdir)
-    return shutil.copytree(whole, workdir)
+    return shutil.copytree(reference, workdir)
 
 
-def _steps(said: str) -> int:
-  """The last step that a log tells of."""
-  return max(map(int, re.findall(r'step +(\d+)/', said)), default=0)
+def _steps(output: str) -> int:
+  """Returns the last step that a run logged."""
+  return max(map(int, re.findall(r'step +(\d+)/', output)), default=0)
 
 
-def _lost(said: str, done: int) -> int:
-  """How many steps that were done are done again by the one that said this."""
-  resumed = re.search(r'from the checkpoint of step (\d+)', said)
+def _lost(output: str, done: int) -> int:
+  """Returns how many of the steps done before a run repeated."""
+  resumed = re.search(r'from the checkpoint of step (\d+)', output)
   if resumed:
     return max(0, done - int(resumed[1]))
-  return done if 'compiling' in said else 0
+  return done if 'compiling' in output else 0
 
 
 def _store_poisoned(data_dir: pathlib.Path) -> str:
-  """Stores 256 black pictures, one of which has a single white pixel."""
+  """Stores 256 black images, one of which has a single white pixel."""
   import tensorflow_datasets as tfds
 
   class Poisoned(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -495,7 +506,7 @@ def _store_poisoned(data_dir: pathlib.Path) -> str:
 
 
 def _poisoned_step(name, data_dir, workdir) -> int:
-  """The step, from 1, whose batch holds the picture that is not black."""
+  """Returns the step, from 1, whose batch has the image that is not black."""
   batches = input_pipeline.train_batches(
     open_dataset(name, str(data_dir)),
     'train',
@@ -509,9 +520,13 @@ def _poisoned_step(name, data_dir, workdir) -> int:
 
 
 def main() -> None:
-  """Brings it all about, and prints the table."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--seed', type=int, default=0)
+  """Injects all faults and prints the table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    '--seed', type=int, default=0, help='of the random times; default: 0'
+  )
   seed = parser.parse_args().seed
   rows = []
 
@@ -521,38 +536,35 @@ def main() -> None:
     return rows[-1]
 
   with tempfile.TemporaryDirectory() as folder:
-    # The same step is compiled by every run.
+    # All runs compile the same step.
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', f'{folder}/cache')
     os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
     chaos = Chaos(pathlib.Path(folder), seed)
-    sooner = Chaos(pathlib.Path(folder), seed, start=zygote.start)
+    faster = Chaos(pathlib.Path(folder), seed, start=zygote.start)
     runs = {
       'one device': (),
       'another seed': ('--config.seed=1', '--config.data.finish=device'),
       'evaluations': ('--config.eval.batch_size=5',),
     }
-    kills = row('SIGKILL at a random instant of 3 runs')
+    kills = row('SIGKILL at a random time, 3 runs')
     for name, more in runs.items():
-      whole = chaos.whole(name.replace(' ', '_'), *more)
-      chaos.signalled(kills, 10, signal.SIGKILL, whole, *more)
-    whole = chaos.folder / 'one_device'
-    chaos.signalled(
-      row('SIGTERM at a random instant'), 10, signal.SIGTERM, whole
-    )
-    chaos.signalled(row('SIGINT at a random instant'), 3, signal.SIGINT, whole)
-    chaos.processes(row('SIGTERM, SIGINT to one of two processes'))
+      reference = chaos.uninterrupted(name.replace(' ', '_'), *more)
+      chaos.signalled(kills, 10, signal.SIGKILL, reference, *more)
+    reference = chaos.folder / 'one_device'
+    terms = row('SIGTERM at a random time')
+    chaos.signalled(terms, 10, signal.SIGTERM, reference)
+    chaos.signalled(row('SIGINT at a random time'), 3, signal.SIGINT, reference)
+    chaos.processes(row('SIGTERM or SIGINT to one of two processes'))
     for damage, fault in (
-      (flip, 'one bit of each file of the newest checkpoint, in turn'),
-      (truncate, 'each of them cut off'),
-      (remove, 'each of them removed'),
+      (flip, 'one bit flipped in a file of the newest checkpoint'),
+      (truncate, 'a file of the newest checkpoint truncated'),
+      (remove, 'a file of the newest checkpoint removed'),
     ):
-      sooner.broken(row(fault), damage, whole)
-    chaos.all_broken(row('one bit of every checkpoint: stops, changes nothing'),
-                     whole)  # fmt: skip
-    chaos.filled(row('a full disk, a read-only disk: stops, nothing lost'),
-                 whole)  # fmt: skip
-    chaos.poisoned(row('a poisoned batch: stops at its step, before a save'))
-    chaos.second(row('a second run in the same workdir: refused'))
+      faster.corrupt(row(fault), damage, reference)
+    chaos.all_corrupt(row('every checkpoint corrupt: stops'), reference)
+    chaos.filled(row('disk full, disk read-only: stops'), reference)
+    chaos.poisoned(row('batch with an overflow: stops at its step'))
+    chaos.second(row('second run in the same workdir: refused'))
   print('\n| fault | times | survived | work lost |\n|---|---|---|---|')
   for each in rows:
     print(each.text())

@@ -1,4 +1,4 @@
-"""Small real pictures, and eight devices in place of eight chips."""
+"""Fixtures: small real images, a small network, and eight CPU devices."""
 
 import io
 import os
@@ -6,11 +6,11 @@ import os
 # Before JAX and TensorFlow start.
 os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
-# Whatever else is there, and installed to compile for.
+# Even if there is a GPU or TPU, or libtpu is installed to compile for one.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
 import jax
-import narrow  # noqa: F401 # Its network is known by name from here on.
+import narrow  # noqa: F401 # Adds its network to ARCHITECTURES.
 import numpy as np
 import pytest
 import sklearn.datasets
@@ -19,10 +19,10 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from alexnet_jax import convert
 from alexnet_jax.data import imagenet
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.model import ARCHITECTURES, AlexNet
+from alexnet_jax.pretrained import conversion
 
 logging.set_verbosity(logging.ERROR)
 
@@ -31,12 +31,12 @@ CLASS_NAMES = ('china', 'flower', 'texture')
 
 @pytest.fixture(scope='session')
 def photographs():
-  """scikit-learn's two photographs, uint8 `[427, 640, 3]`."""
+  """Returns scikit-learn's two photographs, uint8 `[427, 640, 3]`."""
   return sklearn.datasets.load_sample_images().images
 
 
 def encode(pixels, mode='RGB', form='JPEG', **options):
-  """A picture file, as bytes."""
+  """Returns an image file as bytes."""
   buffer = io.BytesIO()
   Image.fromarray(pixels).convert(mode).save(
     buffer, form, quality=95, **options
@@ -46,7 +46,7 @@ def encode(pixels, mode='RGB', form='JPEG', **options):
 
 @pytest.fixture(scope='session')
 def image_files(photographs):
-  """83 picture files with labels: cut-outs of many sizes, and odd ones.
+  """Returns 83 image files with labels: crops of photographs, of many sizes.
 
   The first four are a grey JPEG, a PNG, a CMYK JPEG and a tiny JPEG.
   """
@@ -71,7 +71,7 @@ def image_files(photographs):
 
 
 def store(files, data_dir):
-  """Stores picture files as the TFDS set `tiny`: 64 to train, the rest not."""
+  """Stores image files as the TFDS dataset `tiny`: 64 train, 19 validation."""
 
   class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version('1.0.0')
@@ -109,7 +109,7 @@ def store(files, data_dir):
 
 @pytest.fixture(scope='session')
 def tiny_dir(tmp_path_factory, image_files):
-  """A folder that holds the TFDS set `tiny:1.0.0`."""
+  """Returns a `data_dir` with the TFDS dataset `tiny:1.0.0`."""
   data_dir = tmp_path_factory.mktemp('tfds')
   store(image_files, data_dir)
   return data_dir
@@ -120,13 +120,13 @@ SYNSETS = ('n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079',
 
 
 def write_network(folder, class_names, crop_size=63, seed=0):
-  """A workdir with a network of random weights, sure of what it says."""
+  """Writes a workdir with a network whose random weights are confident."""
   model = AlexNet(ARCHITECTURES['torchvision'], num_classes=len(class_names))
   images = np.zeros((1, crop_size, crop_size, 3))
   params = jax.jit(model.init)(jax.random.key(seed), images)['params']
-  # Else all classes are nearly as likely.
+  # Otherwise all classes would be nearly equally likely.
   params['fc8']['kernel'] = params['fc8']['kernel'] * 100
-  convert._write_workdir(
+  conversion.write_workdir(
     epath.Path(folder),
     jax.device_get(params),
     {'model': {'name': 'torchvision', 'num_classes': len(class_names)}},
@@ -148,17 +148,17 @@ def write_network(folder, class_names, crop_size=63, seed=0):
 
 @pytest.fixture(scope='session')
 def small_network(tmp_path_factory):
-  """A workdir: a network of 7 classes on 63-pixel crops."""
+  """Returns a workdir with a network of 7 classes on 63-pixel crops."""
   folder = tmp_path_factory.mktemp('network') / 'run'
   write_network(folder, SYNSETS)
   return folder
 
 
 def shared_images(*names):
-  """Skips a test, loudly, unless TFDS_DATA_DIR holds these sets."""
+  """Skips a test, with a reason, unless TFDS_DATA_DIR has these datasets."""
   folder = os.environ.get('TFDS_DATA_DIR', '')
   missing = [n for n in names if not os.path.isdir(os.path.join(folder, n))]
   return pytest.mark.skipif(
     not folder or bool(missing),
-    reason=f'NEEDS REAL PICTURES: set TFDS_DATA_DIR to a folder with {names}',
+    reason=f'NEEDS REAL IMAGES: set TFDS_DATA_DIR to a folder with {names}',
   )

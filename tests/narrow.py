@@ -1,6 +1,6 @@
-"""The digits by a narrow network: for tests of all but the networks.
+"""The digits config with a narrow network, for tests that train.
 
-A config file may add a network of its own to ARCHITECTURES, as here.
+It also shows that a config file can add its own network to ARCHITECTURES.
 """
 
 import dataclasses

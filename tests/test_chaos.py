@@ -11,7 +11,7 @@ import zygote
 @pytest.fixture(scope='module')
 def suite(tmp_path_factory):
   folder = pathlib.Path(tmp_path_factory.mktemp('chaos'))
-  # Of all kills those within the imports are left to the long form.
+  # Kills during the imports are left to the long form.
   return chaos.Chaos(
     folder,
     seed=3,
@@ -23,29 +23,29 @@ def suite(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def whole(suite):
-  return suite.whole('whole')
+def uninterrupted(suite):
+  return suite.uninterrupted('uninterrupted')
 
 
 @pytest.mark.parametrize(
   ('number', 'times'), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)]
 )
-def test_signals_at_random_instants(suite, whole, number, times):
+def test_signals_at_random_times(suite, uninterrupted, number, times):
   row = chaos.Row('')
-  suite.signalled(row, times, number, whole)
+  suite.signalled(row, times, number, uninterrupted)
   assert row.survived == times
 
 
-def test_a_broken_checkpoint(suite, whole):
+def test_a_corrupt_checkpoint(suite, uninterrupted):
   row = chaos.Row('')
-  suite.broken(row, chaos.flip, whole, some=1)
-  suite.all_broken(row, whole)
+  suite.corrupt(row, chaos.flip, uninterrupted, some=1)
+  suite.all_corrupt(row, uninterrupted)
   assert row.survived == row.times == 3
 
 
-def test_a_full_disk(suite, whole):
+def test_a_full_disk(suite, uninterrupted):
   row = chaos.Row('')
-  suite.limited(row, whole)
+  suite.limited(row, uninterrupted)
   assert row.survived == 1
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints count, what is done with those that do not."""
+"""Which checkpoints are used, and what happens to corrupt ones."""
 
 import pathlib
 import random
@@ -14,6 +14,8 @@ from etils import epath
 from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.learning import metrics, steps
 from alexnet_jax.runs import checkpoint, digests
+from alexnet_jax.runs.intact import saved_steps
+from alexnet_jax.runs.params import restore_params
 
 PARAMS = {'conv1': {'kernel': np.arange(6000.0, dtype=np.float32)}}
 
@@ -37,7 +39,7 @@ def scores_of(error):
 
 
 def save(workdir, errors, keep=2):
-  """Saves steps; those that have an error are evaluated."""
+  """Saves steps, and records scores for those with an error."""
   with checkpoint.open_checkpoints(epath.Path(workdir), keep) as checkpoints:
     for step, error in errors.items():
       checkpoints.save(state_at(step))
@@ -59,7 +61,7 @@ def workdir(saved, tmp_path):
 
 
 def test_the_latest_and_the_best_are_kept(workdir):
-  assert checkpoint.saved_steps(workdir) == [3, 5, 6]
+  assert saved_steps(workdir) == [3, 5, 6]
   with checkpoint.open_checkpoints(workdir, 2) as checkpoints:
     assert checkpoints.latest == 6
     assert checkpoints.best == 3
@@ -72,13 +74,13 @@ def test_the_latest_and_the_best_are_kept(workdir):
       np.testing.assert_array_equal(leaf, expected)
 
 
-def test_of_equal_ones_the_later_is_the_best(tmp_path):
+def test_of_equal_errors_the_later_step_is_the_best(tmp_path):
   save(tmp_path, {1: 0.5, 2: 0.5, 3: None, 4: None})
-  assert checkpoint.saved_steps(epath.Path(tmp_path)) == [2, 3, 4]
+  assert saved_steps(epath.Path(tmp_path)) == [2, 3, 4]
 
 
 @pytest.mark.parametrize('damage', [chaos.flip, chaos.truncate, chaos.remove])
-def test_any_damaged_file_is_named_and_the_one_before_used(
+def test_any_damaged_file_is_named_and_the_checkpoint_before_used(
   saved, tmp_path, damage, capsys
 ):
   rng = random.Random(0)
@@ -89,14 +91,14 @@ def test_any_damaged_file_is_named_and_the_one_before_used(
     damage(workdir / name, rng)
     before = (workdir / name).read_bytes() if damage != chaos.remove else None
     assert checkpoint.settle(epath.Path(workdir)) == 5
-    said = capsys.readouterr().err
+    warning = capsys.readouterr().err
     named = str(name).removeprefix('checkpoints/6/')
-    assert f'WARNING: the checkpoint of step 6 is broken: {named} ' in said
-    assert 'going on from step 5' in said
-    # Put aside, not deleted; and out of the way of the next step 6.
-    assert checkpoint.saved_steps(epath.Path(workdir)) == [3, 5]
-    aside = workdir / 'broken_checkpoints/6' / named
-    assert (aside.read_bytes() if aside.exists() else None) == before
+    assert f'WARNING: the checkpoint of step 6 is corrupt: {named} ' in warning
+    assert 'resuming from step 5' in warning
+    # Moved, not deleted; and out of the way of the next step 6.
+    assert saved_steps(epath.Path(workdir)) == [3, 5]
+    moved = workdir / 'broken_checkpoints/6' / named
+    assert (moved.read_bytes() if moved.exists() else None) == before
     save(workdir, {6: 0.1})
     assert checkpoint.settle(epath.Path(workdir)) == 6
     shutil.rmtree(workdir)
@@ -108,47 +110,43 @@ def test_the_last_byte_counts(workdir):
   assert checkpoint.settle(workdir) == 5
 
 
-def test_a_broken_best_is_not_the_best(workdir, capsys):
+def test_a_corrupt_checkpoint_is_not_the_best(workdir, capsys):
   folder = pathlib.Path(workdir) / 'checkpoints/3'
   chaos.flip(folder / 'default/_METADATA', random.Random(0))
   assert checkpoint.settle(workdir) == 6
-  assert 'step 3 is broken: default/_METADATA' in capsys.readouterr().err
+  assert 'step 3 is corrupt: default/_METADATA' in capsys.readouterr().err
   with checkpoint.open_checkpoints(workdir, 2) as checkpoints:
     assert checkpoints.best == 6
 
 
-def test_none_is_whole(workdir):
+def test_no_checkpoint_is_intact(workdir):
   rng = random.Random(1)
   for step in (3, 5, 6):
     chaos.flip(rng.choice(chaos.files_of(workdir, step)), rng)
   before = chaos.contents(workdir)
-  with pytest.raises(StorageError, match=r'no whole checkpoint .* step 5: '):
+  with pytest.raises(StorageError, match=r'no intact checkpoint .* step 5: '):
     checkpoint.settle(workdir)
-  with pytest.raises(StorageError, match='no whole checkpoint'):
-    checkpoint.restore_params(workdir, 'best', PARAMS)
+  with pytest.raises(StorageError, match='no intact checkpoint'):
+    restore_params(workdir, 'best', PARAMS)
   assert chaos.contents(workdir) == before
 
 
-def test_what_killed_saves_leave_is_removed(workdir):
-  left = workdir / 'checkpoints' / '7.orbax-checkpoint-tmp'
-  shutil.copytree(workdir / 'checkpoints/6', left)
-  shutil.copytree(
-    workdir / 'checkpoints/6',
-    workdir / 'checkpoints/8.orbax-checkpoint-tmp.sealing',
-  )
+def test_leftovers_of_interrupted_saves_are_removed(workdir):
+  for name in ('7.orbax-checkpoint-tmp', '8.orbax-checkpoint-tmp.sealing'):
+    shutil.copytree(workdir / 'checkpoints/6', workdir / 'checkpoints' / name)
   assert checkpoint.settle(workdir) == 6
-  there = {path.name for path in (workdir / 'checkpoints').iterdir()}
-  assert there == {'3', '5', '6'}
+  left = {path.name for path in (workdir / 'checkpoints').iterdir()}
+  assert left == {'3', '5', '6'}
 
 
-def test_nothing_was_saved_yet(tmp_path):
+def test_nothing_to_resume_before_the_first_save(tmp_path):
   assert checkpoint.settle(epath.Path(tmp_path)) is None
   (tmp_path / 'checkpoints' / '4.orbax-checkpoint-tmp').mkdir(parents=True)
   assert checkpoint.settle(epath.Path(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
-  ('which', 'broken', 'step', 'best'),
+  ('which', 'corrupt', 'step', 'best'),
   [
     ('best', (), 3, 3),
     ('latest', (), 6, 3),
@@ -158,41 +156,53 @@ def test_nothing_was_saved_yet(tmp_path):
     ('best', (3, 6), 5, 5),
   ],
 )
-def test_parameters_of_a_whole_checkpoint(
-  workdir, which, broken, step, best, capsys
+def test_parameters_of_an_intact_checkpoint(
+  workdir, which, corrupt, step, best, capsys
 ):
   rng = random.Random(2)
-  for number in broken:
+  for number in corrupt:
     folder = pathlib.Path(workdir) / 'checkpoints' / str(number)
     chaos.flip(folder / 'default/_METADATA', rng)
   before = chaos.contents(workdir)
-  found = checkpoint.restore_params(workdir, which, PARAMS)
-  assert found[:2] == (step, best)
+  *restored, params = restore_params(workdir, which, PARAMS)
+  assert restored == [step, best]
   np.testing.assert_array_equal(
-    found[2]['conv1']['kernel'], PARAMS['conv1']['kernel'] + step
+    params['conv1']['kernel'], PARAMS['conv1']['kernel'] + step
   )
-  assert capsys.readouterr().err.count('is broken') == len(broken)
+  assert capsys.readouterr().err.count('is corrupt') == len(corrupt)
   assert chaos.contents(workdir) == before
 
 
-def test_a_step_that_was_asked_for_is_not_replaced(workdir):
+def test_a_step_given_by_number_is_not_replaced(workdir):
   path = pathlib.Path(workdir) / 'checkpoints/5/default/_METADATA'
   chaos.truncate(path, random.Random(0))
   with pytest.raises(StorageError, match='step 5: default/_METADATA has '):
-    checkpoint.restore_params(workdir, '5', PARAMS)
+    restore_params(workdir, '5', PARAMS)
   with pytest.raises(UserError, match=r"no checkpoint '4' .* 3, 5, 6"):
-    checkpoint.restore_params(workdir, '4', PARAMS)
+    restore_params(workdir, '4', PARAMS)
 
 
-def test_changed_preprocessing_is_not_gone_on_with(workdir):
+def test_a_run_with_changed_preprocessing_is_not_resumed(workdir):
   (workdir / 'preprocessing.json').write_text('{ }')
   before = chaos.contents(workdir)
   with pytest.raises(StorageError, match='has changed since step 6 was saved'):
     checkpoint.settle(workdir)
   assert chaos.contents(workdir) == before
-  # It can be made anew.
+  # It can be computed again.
   (workdir / 'preprocessing.json').unlink()
   assert checkpoint.settle(workdir) == 6
+
+
+@pytest.mark.parametrize('top5', [0.0, None])  # None: five classes or fewer.
+def test_the_top5_error_may_be_absent(workdir, top5):
+  folder = workdir / 'checkpoints/6'
+  digests.record_scores(folder, {**scores_of(0.125), 'top5_error': top5})
+  assert digests.faults(folder) == []
+  with checkpoint.open_checkpoints(workdir, 2) as checkpoints:
+    assert checkpoints.scores(6)['top5_error'] == top5
+    assert checkpoints.best == 6
+  digests.record_scores(folder, {**scores_of(0.125), 'top5_error': 'none'})
+  assert digests.scores(folder) is None
 
 
 def test_scores_survive_and_their_damage_is_noticed(workdir):

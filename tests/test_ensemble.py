@@ -1,4 +1,4 @@
-"""Several networks averaged, and what an evaluation says besides errors."""
+"""Ensembles, and what results.json holds besides errors."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def arguments(tiny_dir, workdir, *more):
 
 @pytest.fixture(scope='module')
 def members(tmp_path_factory):
-  """Two networks of the tiny set's classes, on crops of 63 and 71 pixels."""
+  """Returns two networks of the tiny dataset, on crops of 63 and 71 pixels."""
   folder = tmp_path_factory.mktemp('members')
   for seed, crop_size in ((0, 63), (1, 71)):
     write_network(folder / str(seed), CLASS_NAMES, crop_size, seed)
@@ -34,14 +34,14 @@ def members(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def trained(tiny_dir, tmp_path_factory):
-  """A short run that scores its training split too."""
+  """Returns a short run that scored its training split too."""
   workdir = tmp_path_factory.mktemp('trained') / 'run'
   run(*arguments(tiny_dir, workdir))
   return workdir
 
 
 def probabilities(workdir, tiny_dir, split='validation', crops=1):
-  """By the library, a picture at a time."""
+  """Returns softmax outputs and labels, computed one image at a time."""
   network = pretrained.load(workdir)
   apply = jax.jit(network.model.apply)
   rows, labels = [], []
@@ -84,7 +84,7 @@ def test_softmax_outputs_are_averaged(members, tiny_dir, tmp_path, crops):
     (mean.argmax(axis=1) != labels).mean()
   )
   assert found['loss'] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
-  # Far from the mean of losses, which is that of a mean of logarithms.
+  # The mean of the members' losses is quite different.
   losses = [
     -np.log(rows[np.arange(19), labels]).mean() for rows, _ in per_member
   ]
@@ -97,26 +97,26 @@ def test_softmax_outputs_are_averaged(members, tiny_dir, tmp_path, crops):
   assert found['architecture'] == 'ensemble'
   for member in found['members']:
     assert member['config']['model.name'] == 'torchvision'
-  # No member's own results are touched.
+  # The members' workdirs are unchanged.
   assert [contents(member) for member in members] == before
 
 
-def test_one_network_alone_is_no_ensemble(members, tiny_dir, tmp_path):
+def test_out_is_refused_for_a_single_network(members, tiny_dir, tmp_path):
   done = score(tiny_dir, members[0], f'--out={tmp_path / "x"}', status=2)
   assert 'several networks' in done.stderr
 
 
 @pytest.mark.parametrize(
-  ('names', 'out', 'told'),
+  ('names', 'out', 'message'),
   [
-    ('{0},{0}', '{new}', 'is there twice'),
-    ('{0},', '{new}', 'a name of nothing'),
+    ('{0},{0}', '{new}', 'is given twice'),
+    ('{0},', '{new}', 'an empty name'),
     ('{0},{1}', '{1}', 'holds a run'),
     ('{0},{new}', '{other}', 'no checkpoint'),
   ],
 )
-def test_what_is_refused_leaves_nothing(
-  members, tiny_dir, tmp_path, names, out, told
+def test_a_refused_ensemble_writes_nothing(
+  members, tiny_dir, tmp_path, names, out, message
 ):
   places = {'new': tmp_path / 'new', 'other': tmp_path / 'other'}
   before = [contents(member) for member in members]
@@ -124,7 +124,7 @@ def test_what_is_refused_leaves_nothing(
     tiny_dir, names.format(*members, **places),
     f'--out={out.format(*members, **places)}', status=2,
   )  # fmt: skip
-  assert told in done.stderr
+  assert message in done.stderr
   assert not list(tmp_path.iterdir())
   assert [contents(member) for member in members] == before
 
@@ -140,7 +140,7 @@ def test_the_training_split_is_scored_too(trained, tiny_dir):
   assert found['train_loss'] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
 
 
-def test_results_say_what_was_confused_and_by_which_command(trained, tiny_dir):
+def test_results_have_confused_classes_and_the_command(trained, tiny_dir):
   rows, labels = probabilities(trained, tiny_dir)
   path = trained / 'results.json'
   found = json.loads(path.read_text())
@@ -153,10 +153,10 @@ def test_results_say_what_was_confused_and_by_which_command(trained, tiny_dir):
     for b in range(3)
     if a != b
   }
-  told = {
+  confused = {
     (p['label'], p['predicted']): p['count'] for p in found['most_confused']
   }
-  assert told == {pair: count for pair, count in counts.items() if count}
+  assert confused == {pair: count for pair, count in counts.items() if count}
   shares = [p['count'] / p['of'] for p in found['most_confused']]
   assert shares == sorted(shares, reverse=True)
   (command,) = found['commands']
@@ -164,7 +164,7 @@ def test_results_say_what_was_confused_and_by_which_command(trained, tiny_dir):
     'python -m alexnet_jax.main --config=tests/narrow.py'
   )
   assert '--config.num_epochs=1' in command
-  # Not where things are on this machine.
+  # Without the paths of this machine.
   assert str(tiny_dir) not in command
   assert '--workdir' not in command
   assert found['versions']['jax'] == jax.__version__
@@ -182,14 +182,14 @@ def test_a_later_evaluation_adds_its_command(trained, tiny_dir, tmp_path):
     assert commands[1].endswith('--mode=eval --config.eval.crops=10')
 
 
-def test_the_seed_is_that_of_the_training(tiny_dir, trained, tmp_path):
+def test_results_have_the_seed_of_the_training(tiny_dir, trained, tmp_path):
   workdir = tmp_path / 'copy'
   shutil.copytree(trained, workdir)
   score(tiny_dir, workdir, '--config.seed=7')
   assert results(workdir)['seed'] == 0
 
 
-def test_confused_classes_are_counted_by_hand():
+def test_confused_classes_of_a_small_matrix():
   confusion = np.array([[8, 2, 0], [0, 10, 0], [3, 0, 3]], float)
   assert scoring.confused_classes(confusion, ['a', 'b']) == [
     {'label': 'class 2', 'predicted': 'a', 'count': 3, 'of': 6},

@@ -1,4 +1,4 @@
-"""Each guard, and what provokes it."""
+"""What each guard stops, warns of or refuses."""
 
 import math
 
@@ -75,15 +75,15 @@ def test_a_loss_that_is_not_finite_names_its_step(state):
   images = np.zeros((8, 23, 23, 3))
   images[3, 4, 5] = np.inf
   state = step(state, batch(images))
-  # Found later: the step is still the one that it began with.
+  # The check may come later, but it names the first such step.
   state = step(step(state, batch()), batch())
   with pytest.raises(TrainingStopped, match=r'step 2 is NaN .* of step 1 is'):
     guards.check_finite(config, state, 1)
   guards.check_finite(settings(**{'guards.not_finite': 'off'}), state, 1)
 
 
-def test_a_gradient_that_is_not_finite_though_the_loss_is(state):
-  # Kernels of 0 hide the pixels from the loss, not from their gradient.
+def test_a_gradient_that_is_not_finite_with_a_finite_loss(state):
+  # Kernels of 0 remove the pixels from the loss, not from the gradient.
   state.params['conv1']['kernel'] *= 0
   state.params['conv1']['bias'] += 1
   state.params['fc4']['kernel'] *= 1e4
@@ -94,7 +94,7 @@ def test_a_gradient_that_is_not_finite_though_the_loss_is(state):
 
 
 def test_parameters_that_overflow_are_not_saved(state):
-  # A step may leave the finite though its loss and gradient have not.
+  # A step may overflow although its loss and gradient are finite.
   state = state.replace(step=state.step + 7)
   guards.check_finite(settings(), state, None)
   state.params['fc3']['kernel'] *= np.inf
@@ -117,9 +117,9 @@ def test_parameters_that_overflow_are_not_saved(state):
     (100, math.nan, {}, False),
   ],
 )
-def test_when_a_loss_stands_still(step, loss, changes, expected):
+def test_when_a_loss_counts_as_stalled(step, loss, changes, expected):
   config = settings(**{'guards.stall_steps': 100, **changes})
-  # A network of 1000 outputs on a set of 10 classes.
+  # A network of 1000 outputs on a dataset of 10 classes.
   assert guards.stalled(config, step, loss, (10, 1000)) is expected
 
 
@@ -131,7 +131,7 @@ def test_the_layer_that_died_is_named(state):
   assert list(alive) == ['conv1', 'conv2', 'fc3', 'fc4']
   assert all(alive[name]['dead'] < 0.5 for name in ('conv1', 'conv2', 'fc3'))
   assert math.isnan(alive['fc4']['dead'])
-  # By hand, of the first layer.
+  # The first layer, computed independently.
   _, out = MODEL.apply(
     {'params': state.params},
     one['image'],
@@ -154,7 +154,7 @@ def test_the_layer_that_died_is_named(state):
   assert dead['conv2']['dead'] == 1
   assert dead['conv2']['activation'] == 0
   lines = guards.health_lines(dead)
-  assert 'conv2 is the first layer most of whose units are dead' in lines[-1]
+  assert 'conv2 is the first layer with over half of its units' in lines[-1]
   [of_conv2] = [line for line in lines if line.split()[0] == 'conv2'][:1]
   assert '100.0%' in of_conv2
 
@@ -189,7 +189,7 @@ def test_a_training_that_learns_nothing_is_refused(changes, message):
   guards.check_before(settings(**changes), PARAMETERS, 10, 100)
 
 
-def test_a_rate_of_zero_for_some_is_no_reason():
+def test_a_learning_rate_of_zero_for_some_layers_is_allowed():
   changes = {
     'optimizer.learning_rate': 0.0,
     'optimizer.rules': ({'params': 'fc4/*', 'learning_rate': 0.1},),

@@ -1,4 +1,4 @@
-"""Whole runs, as a person types them, in processes of their own."""
+"""Runs of the main command, each in a separate process."""
 
 import io
 import json
@@ -26,12 +26,12 @@ CONFIG = 'tests/narrow.py'
 
 def run(*arguments, devices=2, status=0):
   done = zygote.start(*arguments, devices=devices)
-  assert done.wait() == status, done.said
+  assert done.wait() == status, done.output
   return done
 
 
 def tiny(tiny_dir, workdir, *more):
-  """A short run of a real network on small pictures: 4 steps an epoch."""
+  """Returns the arguments of a short run on small images: 4 steps an epoch."""
   return (
     f'--config={CONFIG}',
     f'--workdir={workdir}',
@@ -45,7 +45,7 @@ def tiny(tiny_dir, workdir, *more):
     '--config.batch_size=16',
     '--config.num_epochs=3',
     '--config.log_every_steps=3',
-    # Nothing can be better by so much: the rate drops after epoch 2.
+    # No error can improve by so much: the learning rate drops after epoch 2.
     '--config.optimizer.schedule=plateau',
     '--config.optimizer.plateau_patience=1',
     '--config.optimizer.plateau_min_improvement=1.0',
@@ -54,33 +54,40 @@ def tiny(tiny_dir, workdir, *more):
 
 
 @pytest.fixture(scope='module')
-def whole(tiny_dir, tmp_path_factory):
+def full_run(tiny_dir, tmp_path_factory):
   """A run that was never stopped."""
-  workdir = tmp_path_factory.mktemp('whole')
+  workdir = tmp_path_factory.mktemp('full_run')
   done = run(*tiny(tiny_dir, workdir))
   return workdir, done.stdout
 
 
-def test_a_run_says_what_it_does(whole):
-  workdir, said = whole
+def test_a_run_prints_what_it_does(full_run):
+  workdir, output = full_run
   for words in (
-    'jax 0.', '2 x cpu', '16 global, 8 a device', '12, 4 an epoch', 'conv1',
-    'compiling', 'images/s', 'data wait', 'ETA', 'validation: error',
+    'jax 0.', '2 x cpu', '16 global, 8 per device', '12, 4 per epoch', 'conv1',
+    'compiling', 'images/s', 'data wait', 'ETA', 'validation: top-1 error',
     'learning rate 0.001 -> 0.0001 (drop 1 of', str(workdir / 'results.json'),
   ):  # fmt: skip
-    assert words in said
-  assert '%|' not in said  # No progress bar where there is no terminal.
+    assert words in output
+  assert '%|' not in output  # No progress bar without a terminal.
 
 
-def test_a_run_leaves_what_the_contract_says(whole):
-  workdir, _ = whole
-  there = {path.name for path in workdir.iterdir()}
-  assert there >= {
+def test_no_top5_error_of_three_classes(full_run):
+  workdir, output = full_run
+  assert 'top-5' not in output
+  assert results(workdir)['top5_error'] is None
+  assert not any('top5_error' in line for line in metrics(workdir))
+
+
+def test_the_files_of_a_run(full_run):
+  workdir, _ = full_run
+  names = {path.name for path in workdir.iterdir()}
+  assert names >= {
     'config.json', 'preprocessing.json', 'checkpoints', 'metrics.jsonl',
     'results.json', 'conv1.png',
   }  # fmt: skip
-  assert any(name.startswith('events.out.tfevents') for name in there)
-  assert not [name for name in there if name.endswith('.tmp')]
+  assert any(name.startswith('events.out.tfevents') for name in names)
+  assert not [name for name in names if name.endswith('.tmp')]
   final = results(workdir)
   assert final['step'] == 12
   assert final['epoch'] == 3
@@ -99,45 +106,46 @@ def test_a_run_leaves_what_the_contract_says(whole):
   ]  # fmt: skip
 
 
-def test_stopped_within_an_epoch_and_gone_on(whole, tiny_dir, tmp_path):
+def test_stopped_within_an_epoch_and_resumed(full_run, tiny_dir, tmp_path):
   workdir = tmp_path / 'stopped'
-  # A line for each step, so that the stop comes where it should.
+  # A checkpoint at each step slows the run, so that it stops before its end.
   arguments = tiny(tiny_dir, workdir, '--config.checkpoint.every_steps=1')
   process = zygote.start(*arguments, devices=2)
-  process.wait_for('step      9/12')  # After the drop of the rate.
+  process.wait_for('step      9/12')  # The learning rate has dropped.
   process.send_signal(signal.SIGTERM)
-  assert process.wait() == 128 + signal.SIGTERM, process.said
-  said = process.stderr
-  stopped_at = int(re.search(r'saved at step (\d+)', said)[1])
+  assert process.wait() == 128 + signal.SIGTERM, process.output
+  stopped_at = int(re.search(r'saved at step (\d+)', process.stderr)[1])
   assert 9 <= stopped_at < 12
   assert not (workdir / 'results.json').exists()
   done = run(*arguments)
-  assert f'going on from the checkpoint of step {stopped_at}' in done.stdout
-  expected = results(whole[0])
+  assert f'resuming from the checkpoint of step {stopped_at}' in done.stdout
+  expected = results(full_run[0])
   assert results(workdir) == expected
-  assert metrics(workdir) == metrics(whole[0])
+  assert metrics(workdir) == metrics(full_run[0])
 
 
-def test_stopped_within_an_evaluation_and_gone_on(whole, tiny_dir, tmp_path):
+def test_stopped_within_an_evaluation_and_resumed(full_run, tiny_dir, tmp_path):
   workdir = tmp_path / 'stopped'
   arguments = tiny(tiny_dir, workdir, '--config.log_every_steps=4')
   process = zygote.start(*arguments, devices=2)
-  process.wait_for('step      4/12')  # An epoch's last.
+  process.wait_for('step      4/12')  # The end of an epoch.
   process.send_signal(signal.SIGTERM)
-  assert process.wait() == 128 + signal.SIGTERM, process.said
+  assert process.wait() == 128 + signal.SIGTERM, process.output
   assert 'saved at step 4' in process.stderr
   assert [line['split'] for line in metrics(workdir)] == ['train']
   done = run(*arguments)
-  assert 'going on from the checkpoint of step 4' in done.stdout
-  assert results(workdir) == results(whole[0])
+  assert 'resuming from the checkpoint of step 4' in done.stdout
+  assert results(workdir) == results(full_run[0])
 
   def validation(lines):
     return [line for line in lines if line['split'] == 'validation']
 
-  assert validation(metrics(workdir)) == validation(metrics(whole[0]))
+  assert validation(metrics(workdir)) == validation(metrics(full_run[0]))
 
 
-def test_a_stall_stops_the_run_and_says_which_layer(whole, tiny_dir, tmp_path):
+def test_a_stall_stops_the_run_and_names_the_layer(
+  full_run, tiny_dir, tmp_path
+):
   workdir = tmp_path / 'stalled'
   arguments = tiny(
     tiny_dir,
@@ -150,25 +158,25 @@ def test_a_stall_stops_the_run_and_says_which_layer(whole, tiny_dir, tmp_path):
   assert 'at step 6, which is saved' in process.stderr
   for words in ('dead ReLUs', '|update|/|weight|', 'conv5 ', 'fc8 '):
     assert words in process.stdout
-  # A warning alone changes nothing.
+  # A warning does not change the run.
   process = run(*arguments, '--config.guards.stall=warn')
   assert 'from the checkpoint of step 6' in process.stdout
   assert process.stderr.count('no better than guessing') == 1
-  assert results(workdir) == results(whole[0])
-  assert metrics(workdir) == metrics(whole[0])
+  assert results(workdir) == results(full_run[0])
+  assert metrics(workdir) == metrics(full_run[0])
 
 
 def test_a_second_interrupt_does_not_wait(tiny_dir, tmp_path):
-  # Both come within one call that Python does not interrupt.
+  # Both arrive within one call that Python does not interrupt.
   process = zygote.start(*tiny(tiny_dir, tmp_path / 'run'), devices=2)
   process.wait_for('compiling')
   process.send_signal(signal.SIGINT)
   time.sleep(0.02)
   process.send_signal(signal.SIGINT)
   began = time.monotonic()
-  assert process.wait() == 128 + signal.SIGINT, process.said
+  assert process.wait() == 128 + signal.SIGINT, process.output
   assert time.monotonic() - began < 1
-  assert 'saved' not in process.said
+  assert 'saved' not in process.output
 
 
 def test_a_signal_while_a_line_is_written(monkeypatch):
@@ -189,33 +197,35 @@ def test_a_signal_while_a_line_is_written(monkeypatch):
     stdout.detach()
 
 
-def test_made_longer(whole, tiny_dir, tmp_path):
+def test_made_longer(full_run, tiny_dir, tmp_path):
   workdir = tmp_path / 'longer'
-  # Stops within the first epoch, then is asked for more.
+  # It stops within the first epoch.
   run(*tiny(tiny_dir, workdir, '--config.num_train_steps=2'))
   assert results(workdir)['step'] == 2
   run(*tiny(tiny_dir, workdir))
-  assert results(workdir)['params_digest'] == results(whole[0])['params_digest']
+  assert (
+    results(workdir)['params_digest'] == results(full_run[0])['params_digest']
+  )
 
 
-def test_fine_tuning_a_new_head_alone(whole, tiny_dir, tmp_path):
+def test_fine_tuning_a_new_head_alone(full_run, tiny_dir, tmp_path):
   workdir = tmp_path / 'tuned'
   frozen = ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7')
   done = run(
     *tiny(tiny_dir, workdir),
-    f'--config.init_from={whole[0]}',
+    f'--config.init_from={full_run[0]}',
     '--config.model.num_classes=4',
     f'--config.optimizer.frozen_layers={frozen}',
     '--config.num_train_steps=2',
   )
   assert 'fc8 is new: 4 classes, not 3' in done.stdout
-  source, tuned = pretrained.load(whole[0]), pretrained.load(workdir)
+  source, tuned = pretrained.load(full_run[0]), pretrained.load(workdir)
   for layer in frozen:
     for kind in ('kernel', 'bias'):
       np.testing.assert_array_equal(
         tuned.params[layer][kind], source.params[layer][kind]
       )
-  # The head started at its initial weights and zeros, and has learned.
+  # The new head has its initial weights, and biases that moved from zero.
   assert tuned.params['fc8']['kernel'].std() == pytest.approx(0.01, rel=0.05)
   assert np.abs(tuned.params['fc8']['bias']).min() > 0
 
@@ -238,7 +248,7 @@ def test_fine_tuning_a_new_head_alone(whole, tiny_dir, tmp_path):
     ),
   ],
 )
-def test_a_start_that_does_not_fit(small_network, changes, message):
+def test_init_from_another_network_is_refused(small_network, changes, message):
   config = digits.get_config()
   config.update_from_flattened_dict(
     {'init_from': str(small_network), 'model.name': 'torchvision',
@@ -255,8 +265,8 @@ def test_a_start_that_does_not_fit(small_network, changes, message):
     init_from(config, state)
 
 
-def test_a_finished_run_is_left_as_it_is(whole, tiny_dir):
-  workdir, _ = whole
+def test_a_finished_run_is_not_changed(full_run, tiny_dir):
+  workdir, _ = full_run
   before = metrics(workdir)
   done = run(*tiny(tiny_dir, workdir))
   assert 'nothing to train' in done.stdout
@@ -266,8 +276,8 @@ def test_a_finished_run_is_left_as_it_is(whole, tiny_dir):
   assert again['loss'] == pytest.approx(before[-1]['loss'], abs=1e-6)
 
 
-def test_every_image_is_scored_once_however_it_is_batched(whole, tiny_dir):
-  workdir, _ = whole
+def test_every_image_is_scored_once_in_batches_of_any_size(full_run, tiny_dir):
+  workdir, _ = full_run
   trained = {**results(workdir), **metrics(workdir)[-1]}
   for devices, batch_size in ((3, 7), (1, 100)):
     run(
@@ -282,7 +292,7 @@ def test_every_image_is_scored_once_however_it_is_batched(whole, tiny_dir):
     for name in ('top1_error', 'top5_error', 'loss'):
       assert scored[name] == pytest.approx(trained[name], abs=1e-5)
     assert scored['params_digest'] == trained['params_digest']
-  # Ten crops, the best step, and training fields that mean nothing here.
+  # Ten crops, the best step, and training fields, which are ignored.
   done = run(
     *tiny(tiny_dir, workdir),
     '--mode=eval',
@@ -308,10 +318,10 @@ def test_every_image_is_scored_once_however_it_is_batched(whole, tiny_dir):
     (('--config.batch_size=many',), 'config.batch_size=many'),
     (('--config.batch_size=2.5',), 'config.batch_size=2.5'),
     (('--config.batch_size=0',), 'batch_size is 0'),
-    (('--config.batch_size=33',), 'take 32 or 34'),
+    (('--config.batch_size=33',), 'use 32 or 34'),
     (('--config.batch_size=4000',), 'larger than the 1442 images'),
     (('--config.model.name=papr',), 'did you mean paper'),
-    (('--config.data.name=nosuch',), "unknown data set 'nosuch'"),
+    (('--config.data.name=nosuch',), "unknown dataset 'nosuch'"),
     (('--config.data.val_split=dev',), "unknown split 'dev'"),
     (('--config.data.crop_size=60',), 'too small for the network'),
     (('--config.model.num_classes=9',), 'has 10 classes'),
@@ -337,8 +347,8 @@ def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path):
   assert not workdir.exists()
 
 
-def test_a_refused_run_changes_nothing(whole, tiny_dir):
-  workdir, _ = whole
+def test_a_refused_run_changes_nothing(full_run, tiny_dir):
+  workdir, _ = full_run
   before = contents(workdir)
   for change, message in (
     ('--config.optimizer.momentum=0.5', 'optimizer.momentum 0.9 -> 0.5'),
@@ -371,32 +381,32 @@ def test_a_profile_and_a_cache_of_compiled_steps(tiny_dir, tmp_path):
   assert list(folder.rglob('*.xplane.pb'))
   compiled = {path.name for path in (tmp_path / 'cache').glob('*-cache')}
   assert compiled
-  # The next start reads it: JAX complains of what is no program. A run within
-  # the range traces what is left of it; and neither field decides what it is.
+  # The next start reads the cache: JAX complains of an invalid entry. The run
+  # traces the rest of the range; and both fields may change when it resumes.
   for path in (tmp_path / 'cache').glob('*-cache'):
-    path.write_bytes(b'no program')
+    path.write_bytes(b'invalid')
   more = (*more, '--config.profile=2:9', '--config.num_train_steps=5')
   done = run(*tiny(tiny_dir, tmp_path / 'a', *more))
   assert 'Error reading persistent compilation cache entry' in done.stderr
-  assert 'going on from the checkpoint of step 3' in done.stdout
+  assert 'resuming from the checkpoint of step 3' in done.stdout
   assert 'profile of steps 3 to 5' in done.stdout
 
 
-def test_statistics_of_other_pictures_are_refused(whole, tiny_dir, tmp_path):
+def test_statistics_of_other_images_are_refused(full_run, tiny_dir, tmp_path):
   workdir = tmp_path / 'stale'
   workdir.mkdir()
-  preprocessing = json.loads((whole[0] / 'preprocessing.json').read_text())
+  preprocessing = json.loads((full_run[0] / 'preprocessing.json').read_text())
   preprocessing['color_stats']['num_examples'] += 1
   (workdir / 'preprocessing.json').write_text(json.dumps(preprocessing))
   before = contents(workdir)
   done = run(*tiny(tiny_dir, workdir), status=2)
-  assert 'is of other pictures' in done.stderr
+  assert 'belongs to other images' in done.stderr
   assert contents(workdir) == before
 
 
-def test_finished_on_the_device_from_a_copy(tiny_dir, tmp_path, whole):
-  # The same parameters, to the bit.
-  workdir, _ = whole
+def test_finished_on_the_device_from_a_copy(tiny_dir, tmp_path, full_run):
+  # The parameters are bit-identical.
+  workdir, _ = full_run
   done = run(
     *tiny(
       tiny_dir,
@@ -407,12 +417,12 @@ def test_finished_on_the_device_from_a_copy(tiny_dir, tmp_path, whole):
   )
   assert f'from its copy in {tmp_path / "cache"}' in done.stdout
   assert metrics(tmp_path / 'run') == metrics(workdir)
-  # Not all of results.json: another test scores the whole run's ten crops.
+  # Not all of results.json: another test evaluates that run on ten crops.
   for name in ('step', 'params_digest'):
     assert results(tmp_path / 'run')[name] == results(workdir)[name]
 
 
-def test_what_cannot_be_used_is_left_out(tmp_path, image_files):
+def test_examples_that_cannot_be_used_are_skipped(tmp_path, image_files):
   found = damaged(image_files, tmp_path)
   arguments = (
     *tiny(found.data_dir, tmp_path / 'run'),
@@ -428,7 +438,7 @@ def test_what_cannot_be_used_is_left_out(tmp_path, image_files):
   assert 'more than data.max_error_rate 0.001 allows' in done.stderr
   assert not (tmp_path / 'run').exists()
   done = run(*skip, '--config.data.max_error_rate=0.1')
-  assert 'left out 2 of 64 examples of train' in done.stdout
+  assert 'skipping 2 of 64 examples of train' in done.stdout
   final = results(tmp_path / 'run')
   assert final['num_examples'] == 18
   assert final['num_left_out'] == 1

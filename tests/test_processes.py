@@ -1,6 +1,6 @@
-"""Several processes of one run, on one machine, against one process.
+"""Several processes of one run on one machine, compared with one process.
 
-(tests/chaos.py: signals to one of two; tests/test_launch.py: under SLURM.)
+tests/chaos.py tests signals to one of two, tests/test_launch.py SLURM.
 """
 
 import os
@@ -14,7 +14,8 @@ import zygote
 from test_main import metrics, results
 
 from alexnet_jax.cli.errors import ProcessLost, StorageError, UserError
-from alexnet_jax.runs import checkpoint, processes
+from alexnet_jax.runs import processes
+from alexnet_jax.runs.storage import storage_errors
 
 STEPS = 6
 DIGITS = (
@@ -26,7 +27,13 @@ DIGITS = (
 
 
 def start(number, *arguments, devices=1):
-  """A run of so many processes, with so many devices in each."""
+  """Starts the processes of a run.
+
+  Args:
+    number: of processes.
+    *arguments: of the command.
+    devices: number of devices of each process.
+  """
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
@@ -44,16 +51,16 @@ def start(number, *arguments, devices=1):
 
 
 def run(number, *arguments, devices=1):
-  """The same, to its end; what the first process said."""
+  """Like `start`, to its end; returns the output of the first process."""
   if number == 1:
     runs = [zygote.start(*arguments, devices=devices)]
   else:
     runs = start(number, *arguments, devices=devices)
   for each in runs:
-    assert each.wait() == 0, each.said
-  # One of them speaks.
+    assert each.wait() == 0, each.output
+  # Only the first prints.
   assert not any('epoch' in each.stdout for each in runs[1:])
-  return runs[0].said
+  return runs[0].output
 
 
 def assert_same_curve(workdir, expected, split='train'):
@@ -70,7 +77,7 @@ def assert_same_curve(workdir, expected, split='train'):
 
 @pytest.fixture(scope='module')
 def one_process(tmp_path_factory):
-  """What one process with four devices makes of the digits."""
+  """Trains on digits in one process with four devices."""
   workdir = tmp_path_factory.mktemp('one') / 'run'
   length = f'--config.num_train_steps={STEPS}'
   run(1, *DIGITS, length, f'--workdir={workdir}', devices=4)
@@ -79,13 +86,13 @@ def one_process(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def together(tmp_path_factory):
-  """The same of two processes, and from its third step on of four."""
+  """Trains on digits in two processes, and from the third step in four."""
   workdir = tmp_path_factory.mktemp('together') / 'run'
   arguments = (*DIGITS, f'--workdir={workdir}')
   run(2, *arguments, '--config.num_train_steps=3', devices=2)
-  # They saved one checkpoint together, from which four go on.
-  said = run(4, *arguments, f'--config.num_train_steps={STEPS}')
-  assert 'going on from the checkpoint of step 3' in said
+  # The two saved one checkpoint together, from which four resume.
+  output = run(4, *arguments, f'--config.num_train_steps={STEPS}')
+  assert 'resuming from the checkpoint of step 3' in output
   return workdir
 
 
@@ -98,7 +105,7 @@ def test_two_then_four_processes_train_and_score_as_one(one_process, together):
 
 
 def test_three_processes_score_every_image_once(together):
-  """Another number again, and a batch that it does not divide."""
+  """With a batch size that is not divisible by their number."""
   scored = results(together)
   run(
     3,
@@ -115,11 +122,11 @@ def test_three_processes_score_every_image_once(together):
 
 def test_without_dropout_the_number_of_devices_does_not_matter(tmp_path):
   data = ()
-  pictures = os.environ.get('TFDS_DATA_DIR', '')
-  if os.path.isdir(os.path.join(pictures, 'imagenet2012')):
+  data_dir = os.environ.get('TFDS_DATA_DIR', '')
+  if os.path.isdir(os.path.join(data_dir, 'imagenet2012')):
     data = (
       '--config.data.name=imagenet2012:5.1.0',
-      f'--config.data.data_dir={pictures}',
+      f'--config.data.data_dir={data_dir}',
       '--config.data.val_split=validation[:30]',
       '--config.data.resize_size=256',
       '--config.data.flip=True',
@@ -133,34 +140,34 @@ def test_without_dropout_the_number_of_devices_does_not_matter(tmp_path):
   assert_same_curve(tmp_path / '2', tmp_path / '1')
 
 
-def test_one_that_dies_takes_the_other_down(one_process, tmp_path):
+def test_a_killed_process_ends_the_other_one(one_process, tmp_path):
   arguments = (*DIGITS, f'--workdir={tmp_path / "run"}')
   arguments += (f'--config.num_train_steps={STEPS}',)
-  # The second one dies; then, in the run that goes on, the first.
+  # The second one is killed; then, in the resumed run, the first.
   for victim, step in ((1, 3), (0, 5)):
     runs = start(2, *arguments, devices=2)
     runs[0].wait_for(f'step      {step}/{STEPS}')
     runs[victim].send_signal(signal.SIGKILL)
     died = time.monotonic()
     other = runs[1 - victim]
-    # Or JAX itself noticed first, and said so.
-    assert other.wait(60) in (4, -signal.SIGABRT), other.said
+    # SIGABRT: JAX noticed first, and printed its own message.
+    assert other.wait(60) in (4, -signal.SIGABRT), other.output
     assert time.monotonic() < died + 60
-    assert 'another process' in other.said or 'another task' in other.said
+    assert 'another process' in other.output or 'another task' in other.output
     assert runs[victim].wait() == -signal.SIGKILL
-  said = run(2, *arguments, devices=2)
-  assert 'going on from the checkpoint of step' in said
+  output = run(2, *arguments, devices=2)
+  assert 'resuming from the checkpoint of step' in output
   for split in ('train', 'validation'):
     assert_same_curve(tmp_path / 'run', one_process, split)
 
 
-def test_all_of_them_say_what_is_wrong(together):
-  """None waits for one that has left already."""
+def test_all_processes_print_the_error(together):
+  """None waits for one that has exited already."""
   (together / 'config.json').write_text('{}')
   arguments = (*DIGITS, f'--workdir={together}')
   for each in (runs := start(2, *arguments, devices=2)):
-    assert each.wait(60) == 2, each.said
-    assert 'holds a run with another config' in each.said
+    assert each.wait(60) == 2, each.output
+    assert 'holds a run with another config' in each.output
   del runs
 
 
@@ -172,36 +179,36 @@ def test_all_of_them_say_what_is_wrong(together):
     (('localhost:80', 2, 2), 'from 0 to 1'),
   ],
 )
-def test_a_place_that_does_not_go(place, words):
+def test_an_invalid_coordinator_address_number_or_index(place, words):
   with pytest.raises(UserError, match=words):
     processes.join(*place)
 
 
-def test_a_port_that_is_taken():
+def test_a_port_that_is_in_use():
   with socket.socket() as taken:
     taken.bind(('', 0))
     taken.listen()
     port = taken.getsockname()[1]
-    with pytest.raises(UserError, match=f'port {port} cannot be listened at'):
+    with pytest.raises(UserError, match=f'cannot listen at port {port}'):
       processes.join(f'localhost:{port}', 2, 0)
 
 
 def test_a_process_lost_while_saving(monkeypatch, tmp_path):
-  """Orbax tells of it by a ValueError, which is no fault of the storage."""
+  """Orbax raises a ValueError, which is not an error of the storage."""
   words = 'UNKNOWN: Gloo AllGather failed: Connection reset by peer'
-  with pytest.raises(StorageError), checkpoint._storage('save', tmp_path):
+  with pytest.raises(StorageError), storage_errors('save', tmp_path):
     raise ValueError(words)
   monkeypatch.setattr(processes, 'several', lambda: True)
-  with pytest.raises(ProcessLost), checkpoint._storage('save', tmp_path):
+  with pytest.raises(ProcessLost), storage_errors('save', tmp_path):
     raise ValueError(words)
-  with pytest.raises(StorageError), checkpoint._storage('save', tmp_path):
+  with pytest.raises(StorageError), storage_errors('save', tmp_path):
     raise ValueError('No space left on device')
 
 
-def test_a_lost_process_is_told_apart(monkeypatch):
+def test_a_lost_process_is_recognized(monkeypatch):
   lost = jax.errors.JaxRuntimeError('INTERNAL: Gloo all-reduce failed')
   with pytest.raises(jax.errors.JaxRuntimeError), processes.noticing_losses():
-    raise lost  # There are no others.
+    raise lost  # There are no other processes.
   monkeypatch.setattr(processes, 'several', lambda: True)
   words = 'Start all of them'
   with pytest.raises(ProcessLost, match=words), processes.noticing_losses():

@@ -1,4 +1,4 @@
-"""One run at a time, and workdirs from somebody else."""
+"""One run at a time in a workdir, and workdirs from untrusted sources."""
 
 import contextlib
 import json
@@ -23,7 +23,7 @@ from alexnet_jax.runs.writer import Writer
 from configs import digits
 
 
-def test_a_second_run_is_refused_while_the_first_lives(tmp_path):
+def test_a_second_run_is_refused_while_the_first_runs(tmp_path):
   workdir = epath.Path(tmp_path / 'run')
   with workdirs.sole_run(workdir):
     (workdir / 'config.json').write_text('{}')
@@ -48,7 +48,7 @@ def test_a_refused_run_leaves_no_workdir(tmp_path):
   assert not workdir.exists()
 
 
-def test_where_nothing_can_be_written(tmp_path):
+def test_a_workdir_that_cannot_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   with (
     pytest.raises(StorageError, match='cannot write in'),
@@ -57,12 +57,12 @@ def test_where_nothing_can_be_written(tmp_path):
     raise AssertionError
 
 
-def test_object_storage_is_held_by_a_file_that_changes(tmp_path):
-  # As on gs://, at another pace.
+def test_object_storage_is_locked_by_a_file_that_changes(tmp_path):
+  # As on gs://, but faster.
   workdir = epath.Path(tmp_path)
 
   def hold():
-    return workdirs._beating(workdir, seconds=0.05, patience=0.5)
+    return workdirs._heartbeat(workdir, seconds=0.05, patience=0.5)
 
   with (
     hold(),
@@ -71,17 +71,17 @@ def test_object_storage_is_held_by_a_file_that_changes(tmp_path):
   ):
     raise AssertionError
   assert not (workdir / '.lock').exists()
-  # One that was killed changes no more.
+  # The file of a killed run does not change.
   (workdir / '.lock').write_text('process 1 on elsewhere, 123')
   began = time.monotonic()
   with hold():
     assert time.monotonic() - began >= 0.5
-  # Of two that start together one goes on.
-  went_on = []
+  # If two start together, one continues.
+  continued = []
 
   def start():
     with contextlib.suppress(UserError), hold():
-      went_on.append(1)
+      continued.append(1)
       time.sleep(1)
 
   threads = [threading.Thread(target=start) for _ in range(2)]
@@ -89,7 +89,7 @@ def test_object_storage_is_held_by_a_file_that_changes(tmp_path):
     thread.start()
   for thread in threads:
     thread.join()
-  assert went_on == [1]
+  assert continued == [1]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_object_storage_is_held_by_a_file_that_changes(tmp_path):
    'checkpoints', 'checkpoints/7', 'checkpoints/0/default',
    'events.out.tfevents.1'],
 )  # fmt: skip
-def test_a_workdir_that_leads_elsewhere(small_network, tmp_path, name):
+def test_links_in_a_workdir_are_refused(small_network, tmp_path, name):
   workdir = shutil.copytree(small_network, tmp_path / 'run')
   elsewhere = tmp_path / 'elsewhere'
   elsewhere.mkdir()
@@ -111,14 +111,14 @@ def test_a_workdir_that_leads_elsewhere(small_network, tmp_path, name):
     run = zygote.start(
       '--config=configs/digits.py', f'--workdir={workdir}', f'--mode={mode}'
     )
-    assert run.wait() == 2, run.said
+    assert run.wait() == 2, run.output
     assert f'{name} is a link' in run.stderr
   with pytest.raises(UserError, match='is a link'):
     pretrained.load(workdir)
   assert chaos.contents(elsewhere) == {'mine': b'mine'}
 
 
-def test_a_pipe_is_not_waited_for(small_network, tmp_path):
+def test_a_pipe_in_a_workdir_is_refused(small_network, tmp_path):
   workdir = shutil.copytree(small_network, tmp_path / 'run')
   (workdir / 'preprocessing.json').unlink()
   os.mkfifo(workdir / 'preprocessing.json')
@@ -137,7 +137,7 @@ class Bomb:
 
 
 def test_no_pickle_is_read(small_network, tmp_path, monkeypatch):
-  """Every file of a workdir in turn is one, with digests that fit."""
+  """Each file of a workdir in turn is a pickle, with matching digests."""
   monkeypatch.chdir(tmp_path)
   bomb = pickle.dumps(Bomb())
   files = [p.relative_to(small_network) for p in small_network.rglob('*')
@@ -159,7 +159,7 @@ VALUES = (None, True, -1, 0, 1e308, 10**30, '', '../../x', 'os.system', [], {},
 
 
 def _mutate(value, rng):
-  """Something else somewhere in a JSON value."""
+  """Returns a JSON value with a random part replaced or removed."""
   if isinstance(value, dict) and value and rng.random() < 0.9:
     key = rng.choice(sorted(value))
     if rng.random() < 0.1:
@@ -172,15 +172,17 @@ def _mutate(value, rng):
 
 
 @pytest.mark.parametrize('name', ['config.json', 'preprocessing.json'])
-def test_whatever_a_file_says_it_is_one_line(small_network, tmp_path, name):
+def test_any_content_of_a_file_gives_no_traceback(
+  small_network, tmp_path, name
+):
   workdir = shutil.copytree(small_network, tmp_path / 'run')
-  sound = json.loads((workdir / name).read_text())
+  valid = json.loads((workdir / name).read_text())
   if name == 'config.json':
-    sound = {**json.loads(json.dumps(digits.get_config().to_dict())), **sound}
+    valid = {**json.loads(json.dumps(digits.get_config().to_dict())), **valid}
   rng = random.Random(0)
   refused = 0
   for _ in range(60):
-    (workdir / name).write_text(json.dumps(_mutate(sound, rng)))
+    (workdir / name).write_text(json.dumps(_mutate(valid, rng)))
     with contextlib.suppress(UserError):
       check_workdir(digits.get_config(), epath.Path(workdir), 11)
     try:
@@ -199,7 +201,7 @@ def test_events_that_cannot_be_written(tmp_path):
     Writer(epath.Path(tmp_path / 'file/run'), 0)
 
 
-def test_torn_and_foreign_lines_of_the_metrics(tmp_path):
+def test_incomplete_and_foreign_lines_of_the_metrics(tmp_path):
   path = tmp_path / 'metrics.jsonl'
   good = [
     '{"split": "train", "step": 1, "loss": 2.5}',
@@ -217,17 +219,17 @@ def test_torn_and_foreign_lines_of_the_metrics(tmp_path):
     )  # The newline of the last one is missing.
   )  # fmt: skip
   log = Writer(epath.Path(tmp_path), 1)
-  log.scalars('validation', 1, 0.5, {'loss': 2.4})  # There already.
-  log.scalars('train', 2, 1.0, {'loss': 2.3})
+  log.scalars('validation', 1, 0.5, {'loss': 2.4})  # Written already.
+  log.scalars('train', 2, 1.0, {'loss': 2.3, 'top5_error': None})
   log.close()
   lines = path.read_text().splitlines()
   assert lines[:2] == good
   assert len(lines) == 3
+  assert 'top5_error' not in lines[2]  # As where there are five classes.
   assert json.loads(lines[2])['step'] == 2
 
 
-def test_a_run_that_waits_is_told_who_holds_the_workdir(tmp_path):
-  # In processes, and after a SIGKILL.
+def test_the_message_names_the_process_that_uses_the_workdir(tmp_path):
   workdir = tmp_path / 'run'
   arguments = ('--config=configs/digits.py', f'--workdir={workdir}')
   first = zygote.start(*arguments)

@@ -1,9 +1,9 @@
-"""Starts commands of this package as `python -m` would, without the imports.
+"""Starts commands of this package like `python -m`, but faster.
 
-Importing JAX, TensorFlow and Orbax is most of a short run's time. Here one
-process has imported them, and forks for each command, before any of them has
-started a thread. The children are real processes: they are killed, stopped and
-measured as such.
+Importing JAX, TensorFlow and Orbax takes most of a short run's time. Here one
+process imports them once and forks for each command, before any of them has
+started a thread. The children are real processes, to be killed, stopped and
+measured.
 """
 
 import atexit
@@ -24,7 +24,7 @@ import time
 
 
 class Process:
-  """A command that was started; as `subprocess.Popen`, its output in files."""
+  """A started command; like `subprocess.Popen`, with its output in files."""
 
   def __init__(self, channel: socket.socket, pid: int, folder: pathlib.Path):
     self._channel = channel
@@ -41,7 +41,7 @@ class Process:
     return (self._folder / 'stderr').read_text()
 
   @property
-  def said(self) -> str:
+  def output(self) -> str:
     return self.stdout + self.stderr
 
   def poll(self) -> int | None:
@@ -60,14 +60,12 @@ class Process:
     return self.returncode
 
   def wait_for(self, words: str, timeout: float = 300) -> None:
-    """Returns when it has said something."""
+    """Waits until the words appear on stdout."""
     until = time.monotonic() + timeout
     while words not in self.stdout:
       if self.poll() is not None or time.monotonic() > until:
         raise AssertionError(
-          f'ended, or {timeout} s over, without {words!r}:\n'
-          + self.stdout
-          + self.stderr
+          f'ended, or {timeout} s passed, without {words!r}:\n{self.output}'
         )
       time.sleep(0.01)
 
@@ -83,7 +81,7 @@ class Zygote:
     self._folder = tempfile.TemporaryDirectory()
     self._address = os.path.join(self._folder.name, 'socket')
     self._started = 0
-    # As on a machine where nobody asked Python not to hold its output back.
+    # Python buffers its output by default; the tests should run like that.
     inherited = {k: v for k, v in os.environ.items() if k != 'PYTHONUNBUFFERED'}
     self._process = subprocess.Popen(
       [sys.executable, __file__, self._address],
@@ -91,8 +89,8 @@ class Zygote:
       env={
         **inherited,
         'TF_CPP_MIN_LOG_LEVEL': '3',
-        # The same step is compiled by every run. (JAX reads this as it is
-        # imported: what `start` is given comes too late for it.)
+        # All runs compile the same step. (JAX reads this on import, so it
+        # cannot be an argument of `start`.)
         'JAX_COMPILATION_CACHE_DIR': os.path.join(self._folder.name, 'cache'),
         'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2',
       },
@@ -108,7 +106,7 @@ class Zygote:
     env: dict[str, str],
     file_limit: int | None,
   ) -> Process:
-    """Starts a command; `env` is added to this process's."""
+    """Starts a command with this process's environment plus `env`."""
     self._started += 1
     folder = pathlib.Path(self._folder.name) / str(self._started)
     folder.mkdir()
@@ -128,7 +126,7 @@ class Zygote:
 
   def close(self) -> None:
     with self._process:
-      self._process.stdin.close()  # It ends then, and what it started.
+      self._process.stdin.close()  # Ends it and the commands.
     self._folder.cleanup()
 
 
@@ -145,17 +143,17 @@ def start(
   module: str = 'alexnet_jax.main',
   file_limit: int | None = None,
 ) -> Process:
-  """`python -m MODULE ARGUMENTS`.
+  """Starts `python -m MODULE ARGUMENTS`.
 
   Args:
     *arguments: of the command.
-    devices: how many CPU devices JAX sees.
+    devices: number of CPU devices that JAX sees.
     module: the command.
-    file_limit: bytes that no file may outgrow, as by `ulimit -f`.
+    file_limit: maximum size of a file in bytes, like `ulimit -f`.
   """
   flags = (
     f'--xla_force_host_platform_device_count={devices}'
-    # Compiling is most of what is left of a short run.
+    # Compiling takes most of the remaining time of a short run.
     ' --xla_backend_optimization_level=0'
   )
   return _zygote().start(
@@ -164,7 +162,7 @@ def start(
 
 
 def _child(request) -> None:
-  """Becomes the command; does not return."""
+  """Becomes the command; never returns."""
   status = 1
   try:
     for name, descriptor in (('stdout', 1), ('stderr', 2)):
@@ -187,7 +185,7 @@ def _child(request) -> None:
     import traceback
 
     traceback.print_exc()
-  # What `sys.exit` does but for the zygote's own clean-up.
+  # Like `sys.exit`, but without the zygote's own clean-up.
   atexit._run_exitfuncs()
   sys.stdout.flush()
   sys.stderr.flush()
@@ -198,7 +196,7 @@ def main(address: str) -> None:
   import alexnet_jax.main
   import alexnet_jax.train  # noqa: F401
 
-  del sys.modules['alexnet_jax.main']  # It is run anew, with its flags.
+  del sys.modules['alexnet_jax.main']  # Each command runs it, with its flags.
   from absl import flags
 
   of_main = flags.FLAGS.flags_by_module_dict()['alexnet_jax.main']

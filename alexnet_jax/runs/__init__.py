@@ -1,1 +1,1 @@
-"""What keeps a run safe and visible."""
+"""Keeps a training run safe and visible: checkpoints, locks, signals, logs."""

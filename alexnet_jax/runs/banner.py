@@ -1,4 +1,4 @@
-"""What a run prints first: versions, devices, and what it is about."""
+"""Prints the first lines of a run: versions, devices, and its main facts."""
 
 import platform
 from typing import Any
@@ -13,8 +13,19 @@ import alexnet_jax
 from alexnet_jax.cli.terminal import say
 
 
+def banner(**facts: Any) -> None:
+  """Prints versions, devices, and the given facts by name.
+
+  Args:
+    **facts: what else to print, such as `workdir=...`, one line each.
+  """
+  say(', '.join(f'{name} {version}' for name, version in versions().items()))
+  for name, value in {'devices': devices(), **facts}.items():
+    say(f'  {name:<16}{value}')
+
+
 def versions() -> dict[str, str]:
-  """Of this package, Python, and what a run's numbers depend on."""
+  """Returns the versions of whatever a run's numbers depend on."""
   return {
     'alexnet_jax': alexnet_jax.__version__,
     'python': platform.python_version(),
@@ -27,14 +38,6 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> str:
-  """`8 x TPU v5 lite, 2 process(es)`."""
+  """Returns the devices as `8 x TPU v5 lite, 2 process(es)`."""
   kind = jax.devices()[0].device_kind
   return f'{jax.device_count()} x {kind}, {jax.process_count()} process(es)'
-
-
-def banner(**facts: Any) -> None:
-  """The first lines of a run: versions, devices, and what it is about."""
-  say(', '.join(f'{name} {version}' for name, version in versions().items()))
-  say(f'  {"devices":<16}{devices()}')
-  for name, value in facts.items():
-    say(f'  {name.replace("_", " "):<16}{value}')

@@ -1,4 +1,4 @@
-"""Where the time of a training run goes."""
+"""Measures the speed of training and estimates when it ends."""
 
 import contextlib
 import time
@@ -6,9 +6,19 @@ from collections.abc import Iterator
 
 
 class Chronometer:
-  """Where the time goes: steps, waiting for data, everything else."""
+  """Measures images per second, the time spent waiting for data, and the ETA.
+
+  Compilation, evaluations and saves do not count towards the speed.
+  """
 
   def __init__(self, step: int, total_steps: int, batch_size: int):
+    """Starts it.
+
+    Args:
+      step: steps done already.
+      total_steps: of the training, from its first step.
+      batch_size: global.
+    """
     self.compiled = False
     self._batch_size = batch_size
     self._total_steps = total_steps
@@ -17,7 +27,7 @@ class Chronometer:
     self._waited = self._excluded = 0.0
 
   def waiting_for(self, batches: Iterator) -> Iterator:
-    """The same batches; the time until each is there is counted as waiting."""
+    """Yields the batches and measures how long each took to arrive."""
     while True:
       asked = time.monotonic()
       batch = next(batches, None)
@@ -27,7 +37,7 @@ class Chronometer:
       yield batch
 
   def first_step_done(self, step: int) -> float:
-    """Seconds since the start; from here on steps are measured."""
+    """Starts to measure steps; returns the seconds since the start."""
     seconds = time.monotonic() - self._start
     self.compiled = True
     self._first_step = step
@@ -37,13 +47,18 @@ class Chronometer:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """What is done in it does not count as training."""
+    """Excludes what is done inside it from the speed, but not from the ETA."""
     start = time.monotonic()
     yield
     self._excluded += time.monotonic() - start
 
   def read(self, step: int) -> dict[str, float]:
-    """Images/s and the share of time spent waiting, since the last reading."""
+    """Returns the speed since the last reading.
+
+    Returns:
+      `images_per_second`, and `data_wait`, the fraction of the time that was
+      spent waiting for data.
+    """
     seconds = time.monotonic() - self._last - self._excluded
     seconds = max(seconds, 1e-9)
     images = (step - self._last_step) * self._batch_size
@@ -54,11 +69,11 @@ class Chronometer:
     self._next_interval(step)
     return values
 
+  def eta(self, step: int) -> float:
+    """Returns the seconds to the last step at the mean pace so far."""
+    pace = (time.monotonic() - self._start) / max(step - self._first_step, 1)
+    return pace * (self._total_steps - step)
+
   def _next_interval(self, step: int) -> None:
     self._last, self._last_step = time.monotonic(), step
     self._waited = self._excluded = 0.0
-
-  def eta(self, step: int) -> float:
-    """Seconds to the last step, at the pace so far, evaluations included."""
-    pace = (time.monotonic() - self._start) / max(step - self._first_step, 1)
-    return pace * (self._total_steps - step)

@@ -1,9 +1,11 @@
-"""Whether a checkpoint is whole: the SHA-256 of each of its files.
+"""Detects corrupt checkpoints by the SHA-256 of each of their files.
 
-Orbax restores arrays whose bits have changed without a word. So each
-checkpoint holds a `digests.json` with the size and SHA-256 of its other files
-and of the run's preprocessing.json, the scores of its evaluation once there are
-some, and a SHA-256 of itself.
+Orbax restores an array with changed bits and reports nothing. So each
+checkpoint holds a `digests.json`:
+
+- the size and SHA-256 of its other files and of the run's preprocessing.json;
+- the scores of its evaluation, once there are some;
+- a SHA-256 of itself.
 """
 
 import hashlib
@@ -17,48 +19,54 @@ from alexnet_jax.cli.files import write_text
 
 FILE = 'digests.json'
 
-# What Orbax still writes where a checkpoint is committed by a file (gs://).
+# Files that Orbax writes later where a file commits the checkpoint (gs://).
 _WRITTEN_AT_COMMIT = ('_CHECKPOINT_METADATA', 'commit_success.txt')
 
 
-class _BrokenError(Exception):
-  """A `digests.json` that does not say what it said."""
+class _CorruptError(Exception):
+  """A `digests.json` is missing, unreadable or has changed."""
 
 
 def seal(
   folder: epath.Path, preprocessing: epath.Path, committed: bool = True
 ) -> None:
-  """Writes the digests of a checkpoint's files, the last of them to be written.
+  """Writes the `digests.json` of a checkpoint whose other files are written.
 
   Args:
     folder: of the checkpoint.
-    preprocessing: the run's preprocessing.json, if there is one.
-    committed: False where Orbax will still write the files that commit it.
+    preprocessing: path of the run's preprocessing.json, which may not exist.
+    committed: False if Orbax has yet to write the files that commit it.
   """
   files = {
     name: _digest(path)
     for name, path in _files(folder)
     if committed or name not in _WRITTEN_AT_COMMIT
   }
-  beside = _digest(preprocessing) if preprocessing.exists() else None
-  _write(folder, {'files': files, 'preprocessing': beside, 'scores': None})
+  other = _digest(preprocessing) if preprocessing.exists() else None
+  _write(folder, {'files': files, 'preprocessing': other, 'scores': None})
 
 
 def faults(folder: epath.Path) -> list[str]:
-  """What is wrong with a checkpoint's files, by their names; [] if whole."""
+  """Returns what is wrong with a checkpoint's files; [] if it is intact.
+
+  Example:
+    >>> faults(epath.Path('/tmp/no_such_checkpoint'))
+    ['digests.json is missing']
+  """
   try:
     expected = _read(folder)['files']
-  except _BrokenError as error:
+  except _CorruptError as error:
     return [f'{FILE} {error}']
   found = []
-  # No path is made from what the file says: it may come from anybody.
-  there = dict(_files(folder))
-  for name in sorted(expected.keys() | there.keys()):
-    if name not in there:
+  # A digests.json from an untrusted source names files. They are compared with
+  # those of the folder, never opened.
+  present = dict(_files(folder))
+  for name in sorted(expected.keys() | present.keys()):
+    if name not in present:
       found.append(f'{name} is missing')
     elif name in expected:
       try:
-        size, digest = _digest(there[name])
+        size, digest = _digest(present[name])
       except OSError as error:
         found.append(f'{name} cannot be read ({error})')
         continue
@@ -70,7 +78,10 @@ def faults(folder: epath.Path) -> list[str]:
 
 
 def belongs(folder: epath.Path, preprocessing: epath.Path) -> bool:
-  """Whether a preprocessing.json is still the one of a whole checkpoint."""
+  """Whether preprocessing.json is unchanged since a checkpoint was saved.
+
+  A file that is missing now, or was missing then, counts as unchanged.
+  """
   expected = _read(folder)['preprocessing']
   if expected is None or not preprocessing.exists():
     return True
@@ -78,15 +89,15 @@ def belongs(folder: epath.Path, preprocessing: epath.Path) -> bool:
 
 
 def scores(folder: epath.Path) -> dict[str, Any] | None:
-  """The scores of a checkpoint's evaluation; None where nothing tells."""
+  """Returns the scores of a checkpoint; None if it was not evaluated."""
   try:
     return _read(folder)['scores']
-  except _BrokenError:
+  except _CorruptError:
     return None
 
 
 def record_scores(folder: epath.Path, values: dict[str, Any]) -> None:
-  """Keeps the scores of an evaluation with the checkpoint."""
+  """Adds the scores of an evaluation to a checkpoint's `digests.json`."""
   _write(folder, {**_read(folder), 'scores': values})
 
 
@@ -101,20 +112,22 @@ def _read(folder: epath.Path) -> dict[str, Any]:
     content = json.loads(text)
     intact = text == _text(content)
     intact &= content.pop('sha256') == _digest_of(content)
-    # Anybody may have written it: it must have the form that `seal` gives.
+    # The source may be untrusted: check the types of what `seal` writes.
     for size, name in content['files'].values():
       size + 0, name + ''
     scored, _ = content['scores'], content['preprocessing']
     if scored is not None:
-      for name in ('num_examples', 'loss', 'top1_error', 'top5_error'):
+      for name in ('num_examples', 'loss', 'top1_error'):
         scored[name] + 0
+      if scored['top5_error'] is not None:  # None: five classes or fewer.
+        scored['top5_error'] + 0
   except FileNotFoundError as error:
-    raise _BrokenError('is missing') from error
+    raise _CorruptError('is missing') from error
   except (OSError, ValueError, KeyError, TypeError, AttributeError,
           RecursionError) as error:  # fmt: skip
-    raise _BrokenError(f'cannot be read ({type(error).__name__})') from error
+    raise _CorruptError(f'cannot be read ({type(error).__name__})') from error
   if not intact:
-    raise _BrokenError('has changed since it was saved (SHA-256)')
+    raise _CorruptError('has changed since it was saved (SHA-256)')
   return content
 
 
@@ -128,7 +141,7 @@ def _digest_of(content: dict[str, Any]) -> str:
 
 
 def _digest(path: epath.Path) -> list[Any]:
-  """Size and SHA-256 of a file."""
+  """Returns the size and SHA-256 of a file."""
   size, digest = 0, hashlib.sha256()
   with path.open('rb') as file:
     while block := file.read(1 << 24):
@@ -138,7 +151,7 @@ def _digest(path: epath.Path) -> list[Any]:
 
 
 def _files(folder: epath.Path, prefix: str = '') -> Iterator[tuple[str, Any]]:
-  """Names, relative to a folder, and paths of all its files but `FILE`."""
+  """Yields the relative name and the path of each file except `FILE`."""
   for path in folder.iterdir():
     name = prefix + path.name
     if path.is_dir():

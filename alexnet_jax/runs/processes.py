@@ -1,4 +1,4 @@
-"""Several processes of one run: how they meet, agree, and end together."""
+"""Connects the processes of one run, and ends them together."""
 
 import contextlib
 import faulthandler
@@ -16,10 +16,10 @@ from jax.experimental import multihost_utils
 from alexnet_jax.cli import command
 from alexnet_jax.cli.errors import ProcessLost, StorageError, UserError
 
-# Seconds without a word after which a process counts as lost. JAX's own 100
-# would let a pod stand still for longer than a restart takes.
+# Seconds without a heartbeat after which a process counts as lost. JAX's
+# default of 100 s would idle a pod for longer than a restart takes.
 _HEARTBEAT_TIMEOUT = 30
-# Seconds for which one that is done waits for the others.
+# Seconds for which a process that is done waits for the other processes.
 _SHUTDOWN_TIMEOUT = 60
 
 
@@ -28,17 +28,18 @@ def join(
   num_processes: int | None,
   process_id: int | None,
 ) -> None:
-  """Meets the other processes of a run, before JAX is used.
+  """Connects to the other processes of a run; call it before JAX is used.
+
+  On TPU pods, GKE and SLURM all arguments are None: JAX asks the cluster.
 
   Args:
-    coordinator_address: host and port at which process 0 listens; None, as the
-      others, where the cluster tells (TPU pods, GKE, SLURM).
-    num_processes: how many there are.
-    process_id: which one this is, from 0.
+    coordinator_address: host and port at which process 0 listens.
+    num_processes: number of processes.
+    process_id: number of this process, from 0.
 
   Raises:
-    UserError: nothing tells where the others are, or the port is taken. (Where
-      they do not come within five minutes, JAX ends the process itself.)
+    UserError: the other processes cannot be found, or the port is taken. (If
+      they do not connect within five minutes, JAX ends the process.)
   """
   place = (coordinator_address, num_processes, process_id)
   if place != (None, None, None):
@@ -54,37 +55,37 @@ def join(
   except (ValueError, RuntimeError) as error:
     reason = ' '.join(str(error).split())
     raise UserError(
-      f'--distributed: {reason} It finds the other processes on a TPU pod, GKE '
-      'and SLURM; elsewhere give --coordinator_address=HOST:PORT '
-      '--num_processes=N --process_id=I, or leave it out on one machine'
+      f'--distributed: {reason} On TPU pods, GKE and SLURM the other processes '
+      'are found; elsewhere give --coordinator_address=HOST:PORT '
+      '--num_processes=N --process_id=I, or omit --distributed on one machine'
     ) from error
   command.leave_by(_leave_others)
-  # Where JAX ends the process because another is lost, its message should be
-  # the last, not a list of threads and modules.
+  # If JAX ends the process because another is lost, its message should be the
+  # last output, not a list of threads and modules.
   faulthandler.disable()
 
 
 def _check(address: str | None, number: int | None, index: int | None) -> None:
   if address is None or number is None or index is None:
     raise UserError(
-      '--coordinator_address=HOST:PORT, --num_processes and --process_id: all '
-      'three, or none where the cluster tells'
+      'give --coordinator_address=HOST:PORT, --num_processes and --process_id: '
+      'all three, or none on TPU pods, GKE and SLURM'
     )
   host, _, port = address.rpartition(':')
   if not host or not port.isdigit():
     raise UserError(
-      f'--coordinator_address={address}: HOST:PORT of process 0, the same for '
-      'all'
+      f'--coordinator_address={address}: must be HOST:PORT of process 0, the '
+      'same for all processes'
     )
   if not 0 <= index < number:
     raise UserError(
-      f'--process_id={index} of --num_processes={number}: from 0 to '
+      f'--process_id={index} of --num_processes={number}: must be from 0 to '
       f'{number - 1}'
     )
 
 
 def _check_port(port: int) -> None:
-  # JAX's service crashes where it cannot listen.
+  # JAX's service crashes if it cannot listen.
   dual = socket.has_dualstack_ipv6()
   with socket.socket(socket.AF_INET6 if dual else socket.AF_INET) as listener:
     try:
@@ -92,28 +93,28 @@ def _check_port(port: int) -> None:
       listener.bind(('', port))
     except OSError as error:
       raise UserError(
-        f'--coordinator_address: port {port} cannot be listened at here '
-        f'({error.strerror}): give another, the same to all processes'
+        f'--coordinator_address: cannot listen at port {port} '
+        f'({error.strerror}): give another port, the same for all processes'
       ) from error
 
 
 @contextlib.contextmanager
 def noticing_losses() -> Iterator[None]:
-  """Says so where a computation fails because another process was lost."""
+  """Raises ProcessLost if the error inside it comes from a lost process."""
   try:
     yield
   except Exception as error:
-    if not several() or not _tells_of_a_loss(error):
+    if not several() or not _is_loss(error):
       raise
     raise ProcessLost(
-      'another process of this run has ended or cannot be reached: what it '
-      'said last tells why. Start all of them again with the same command: '
-      f'the run goes on from its newest checkpoint ({error})'
+      'another process of this run has ended or cannot be reached; its last '
+      'output has the reason. Start all of them again with the same command to '
+      f'resume ({error})'
     ) from error
 
 
-# What JAX, Orbax and what they stand on say then, in errors of any type.
-_WORDS_OF_LOSS = (
+# Messages of JAX, Orbax and the libraries below them, in errors of any type.
+_LOSS_MESSAGES = (
   'Gloo',
   'oordination service',
   'oordinationService',
@@ -123,12 +124,12 @@ _WORDS_OF_LOSS = (
 )
 
 
-def _tells_of_a_loss(error: Exception) -> bool:
+def _is_loss(error: Exception) -> bool:
   if isinstance(error, ProcessLost):
     return False
   if isinstance(error, jax.errors.JaxRuntimeError):
     return 'RESOURCE_EXHAUSTED' not in str(error)
-  return any(words in str(error) for words in _WORDS_OF_LOSS)
+  return any(words in str(error) for words in _LOSS_MESSAGES)
 
 
 def several() -> bool:
@@ -142,7 +143,7 @@ def _leave_others(status: int) -> None:
 
 
 def leave(status: int) -> NoReturn:
-  """Ends one of several processes that failed, so that the others notice.
+  """Ends a failed process so that the other processes notice.
 
   `sys.exit` would wait for them, while they wait for this one.
   """
@@ -150,20 +151,17 @@ def leave(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
   if jax.process_index() == 0:
-    # With it goes what holds them together: if they fail too, they should be
-    # able to say why.
+    # Process 0 runs the service that connects the processes. The others end
+    # with it, so give them time to print their own errors.
     time.sleep(2)
   os._exit(status)
 
 
 def on_first(function: Callable[[], int]) -> int:
-  """What the first process alone finds, for all of them.
-
-  Args:
-    function: called in the first process.
+  """Calls a function in process 0 and returns its result in all processes.
 
   Raises:
-    UserError, StorageError: of `function`, in all processes.
+    UserError, StorageError: raised by `function`; in all processes.
   """
   result, error = 0, None
   if jax.process_index() == 0:
@@ -172,10 +170,10 @@ def on_first(function: Callable[[], int]) -> int:
     except (UserError, StorageError) as e:
       error = e
   if jax.process_count() > 1:
-    told = np.array([result, error is not None])
-    result, failed = map(int, multihost_utils.broadcast_one_to_all(told))
+    sent = np.array([result, error is not None])
+    result, failed = map(int, multihost_utils.broadcast_one_to_all(sent))
     if failed and error is None:
-      error = StorageError('the first process stopped: see what it says')
+      error = StorageError('process 0 stopped: see its output')
   if error:
     raise error
   return result

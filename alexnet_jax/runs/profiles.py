@@ -1,4 +1,4 @@
-"""Traces of some training steps, by `jax.profiler` (`config.profile`)."""
+"""Profiles some training steps with `jax.profiler` (`config.profile`)."""
 
 import pathlib
 import tempfile
@@ -11,30 +11,44 @@ from alexnet_jax.config.values import profile_steps
 
 
 class Profile:
-  """Traces the steps of a range, of which a run may do all, some or none."""
+  """Traces a range of steps, of which a run may do all, some or none."""
 
   def __init__(self, text: str, workdir: epath.Path):
+    """Parses the range.
+
+    Args:
+      text: of `config.profile`, such as '100:110'.
+      workdir: of the run; traces are written to its folder `profile`.
+
+    Raises:
+      UserError: the text is invalid.
+    """
     self._steps = profile_steps(text)
     self._folder = workdir / 'profile'
     self._local: tempfile.TemporaryDirectory | None = None
     self._first: int | None = None
 
   def before_step(self, done: int) -> None:
-    """Called when so many steps are done, before the next is begun."""
+    """Starts the trace if it begins after `done` steps."""
     if self._first is None and done in self._steps:
       self._first = done
-      # A bucket is not what a profiler writes to.
+      # The profiler cannot write to gs://.
       self._local = tempfile.TemporaryDirectory()
       jax.profiler.start_trace(self._local.name)
 
   def after_step(self, done: int, state: object) -> None:
-    """Called when so many steps are begun, with what the last makes."""
+    """Ends the trace if it ends after `done` steps.
+
+    Args:
+      done: steps started.
+      state: the result of the last one.
+    """
     if self._local and done == self._steps.stop:
       jax.block_until_ready(state)
       self.end(done)
 
   def end(self, done: int) -> None:
-    """Writes what there is, and says how to look at it."""
+    """Writes the trace, if one was started, and prints how to view it."""
     if not self._local:
       return
     with self._local as local:
@@ -42,17 +56,17 @@ class Profile:
       try:
         jax.profiler.stop_trace()
         self._copy(pathlib.Path(local))
-      except Exception as error:  # Of whatever library talks to a bucket.
-        # A trace is not worth a run.
+      except Exception as error:  # Libraries for gs:// raise any type.
+        # The run is worth more than its trace.
         warn(f'no profile: cannot write {self._folder}: {error}')
         return
     say(
-      f'profile of steps {self._first} to {done} in {self._folder}; to look at '
+      f'profile of steps {self._first} to {done} in {self._folder}; to view '
       f'it: pip install xprof; xprof --logdir={self._folder}'
     )
 
   def _copy(self, local: pathlib.Path) -> None:
-    """To the workdir; several processes of one host do not share a name."""
+    """Copies to the workdir; the processes of one host use different names."""
     several = jax.process_count() > 1
     prefix = f'{jax.process_index()}.' if several else ''
     for path in local.rglob('*'):

@@ -1,4 +1,4 @@
-"""results.json: the scores of one checkpoint."""
+"""Writes and prints the scores of a checkpoint: results.json."""
 
 import json
 from typing import Any
@@ -13,12 +13,6 @@ from alexnet_jax.config.loading import Config
 from alexnet_jax.runs.banner import devices, versions
 
 
-def training_errors(scores: dict[str, Any]) -> dict[str, float]:
-  """What results.json says of the training split: `train_top1_error`, ..."""
-  names = ('num_examples', 'top1_error', 'top5_error', 'loss')
-  return {f'train_{name}': scores[name] for name in names}
-
-
 def write_results(
   workdir: epath.Path,
   config: Config,
@@ -26,9 +20,23 @@ def write_results(
   training: bool,
   **facts: Any,
 ) -> dict[str, Any]:
-  """Writes results.json; returns what is in it.
+  """Writes results.json.
 
-  The commands that led to it are the run's, and that of a later evaluation.
+  Its `commands` are the command that trained the run and that of the latest
+  evaluation, if there was one.
+
+  Args:
+    workdir: the folder to write to.
+    config: of the run.
+    scores: of a split (`scoring.scorer`).
+    training: whether this is a training, not an evaluation.
+    **facts: other keys; they replace those from the config.
+
+  Returns:
+    What results.json holds.
+
+  Raises:
+    StorageError: it cannot be written.
   """
   path = workdir / 'results.json'
   earlier = [] if training else _commands(path)[:1]
@@ -49,27 +57,43 @@ def write_results(
 
 
 def _commands(path: epath.Path) -> list[str]:
-  """Those of an earlier results.json, which may be anything or missing."""
+  """Returns the commands of an earlier results.json, [] if it is invalid."""
   try:
     return list(json.loads(path.read_text())['commands'])
   except (OSError, ValueError, KeyError, TypeError, RecursionError):
     return []
 
 
+def training_errors(scores: dict[str, Any]) -> dict[str, Any]:
+  """Returns the scores of the training split, prefixed with `train_`."""
+  names = ('num_examples', 'top1_error', 'top5_error', 'loss')
+  return {f'train_{name}': scores[name] for name in names}
+
+
 def print_results(workdir: epath.Path, results: dict[str, Any]) -> None:
-  """The scores, and where they are written."""
-  say(
-    f'{results["split"]}: top-1 error {results["top1_error"]:.2%}, top-5 '
-    f'error {results["top5_error"]:.2%}, loss {results["loss"]:.4f} on '
-    f'{results["num_examples"]} images ({_views(results["crops"])}), '
-    + (
-      f'step {results["step"]}'
-      if 'step' in results
-      else f'{len(results["members"])} networks'
-    )
+  """Prints the scores and the path of results.json."""
+  crops = results['crops']
+  views = 'centre crop' if crops == 1 else f'{crops} crops averaged'
+  source = (
+    f'step {results["step"]}'
+    if 'step' in results
+    else f'{len(results["members"])} networks'
   )
+  say(f'{results["split"]}: {score_text(results)} ({views}), {source}')
   say(f'results: {workdir / "results.json"}')
 
 
-def _views(crops: int) -> str:
-  return 'centre crop' if crops == 1 else f'{crops} crops averaged'
+def score_text(scores: dict[str, Any]) -> str:
+  """Returns scores as a person reads them.
+
+  Example:
+    >>> errors = {'top1_error': 0.25, 'top5_error': None}
+    >>> score_text({**errors, 'loss': 1.5, 'num_examples': 19})
+    'top-1 error 25.00%, loss 1.5000 on 19 images'
+  """
+  top5 = scores['top5_error']  # None: five classes or fewer.
+  return (
+    f'top-1 error {scores["top1_error"]:.2%}, '
+    + ('' if top5 is None else f'top-5 error {top5:.2%}, ')
+    + f'loss {scores["loss"]:.4f} on {scores["num_examples"]} images'
+  )

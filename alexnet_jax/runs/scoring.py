@@ -1,68 +1,84 @@
 """Scores a network on every image of a split, exactly once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
+from alexnet_jax.config.loading import Config
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.learning import metrics, steps
-from alexnet_jax.model.architectures import Blocks
+from alexnet_jax.learning.finish import Finish, finisher, input_blocks
+from alexnet_jax.model import AlexNet
 
-_CONFUSED = 10
+_NUM_CONFUSED = 10
 
 
-def score(
-  p_eval_step: Any,
-  params: Any,
+def scorer(
+  config: Config,
+  model: AlexNet,
+  dataset: Dataset,
+  preprocessing: Preprocessing,
+  at_each_batch: Callable[[], None],
+) -> Callable[[Any, str], dict[str, Any]]:
+  """Returns a function that scores parameters on a split.
+
+  Args:
+    config: its `eval` and `data.finish` count.
+    model: the network.
+    dataset: a prepared dataset.
+    preprocessing: of the training.
+    at_each_batch: called before each batch; may raise to end the evaluation.
+
+  Returns:
+    `score(params, split)`. The parameters must be on this process's devices
+    (`steps.replicate`). It returns `num_examples`; `top1_error` and
+    `top5_error` (fractions); `loss` (nats); and `most_confused`
+    (`confused_classes`). `top5_error` is None if there are five classes or
+    fewer.
+  """
+  p_eval_step = steps.p_eval_step(
+    model, eval_finisher(config, model, preprocessing)
+  )
+
+  def score(params: Any, split: str) -> dict[str, Any]:
+    batches = eval_batches(config, model, dataset, split, preprocessing)
+    sums = (p_eval_step(params, batch) for batch in batches)
+    return add_up(sums, dataset, split, at_each_batch)
+
+  return score
+
+
+def eval_finisher(
+  config: Config, model: AlexNet, preprocessing: Preprocessing
+) -> Finish:
+  """Returns the `finisher` of an evaluation."""
+  blocks = input_blocks(model, preprocessing.crop_size)
+  return finisher(preprocessing, config.eval.crops, blocks)
+
+
+def eval_batches(
+  config: Config,
+  model: AlexNet,
   dataset: Dataset,
   split: str,
   preprocessing: Preprocessing,
-  *,
-  batch_size: int,
-  crops: int,
-  finish: str = 'host',
-  blocks: Blocks | None = None,
-  dtype: Any = np.float32,
-  at_each_batch: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
-  """Errors and loss over a whole split.
-
-  Args:
-    p_eval_step: `steps.p_eval_step`, with a `finisher` of these crops where
-      `finish` is 'device'.
-    params: on this process's devices (`steps.replicate`).
-    dataset: a prepared set.
-    split: the split to score.
-    preprocessing: as training left it.
-    batch_size: global, in views; any number: see `num_images`. The last
-      batch is filled with blanks that count nothing.
-    crops: 1 or 10.
-    finish: 'host' or 'device'; see `input_pipeline.train_batches`.
-    blocks: see there.
-    dtype: see there.
-    at_each_batch: called before each; what it raises ends the evaluation.
-
-  Returns:
-    `num_examples`, `top1_error` and `top5_error` (fractions), `loss` (nats),
-    and `most_confused` (`confused_classes`).
-  """
-  batches = device_batches(
+) -> Iterator[steps.Batch]:
+  """Yields the batches of an evaluation on this process's devices."""
+  return device_batches(
     dataset,
     split,
     preprocessing,
-    batch_size=batch_size,
-    crops=crops,
-    finish=finish,
-    blocks=blocks,
-    dtype=dtype,
+    batch_size=config.eval.batch_size,
+    crops=config.eval.crops,
+    finish=config.data.finish,
+    blocks=input_blocks(model, preprocessing.crop_size),
+    dtype=model.dtype,
   )
-  sums = (p_eval_step(params, batch) for batch in batches)
-  return total(sums, dataset, split, at_each_batch)
 
 
 def device_batches(
@@ -74,7 +90,17 @@ def device_batches(
   crops: int,
   **arguments: Any,
 ) -> Iterator[steps.Batch]:
-  """`input_pipeline.eval_batches` on this process's devices; see `score`."""
+  """Yields the batches of an evaluation on this process's devices.
+
+  Args:
+    dataset: a prepared dataset.
+    split: the split to read.
+    preprocessing: of the training.
+    batch_size: global, in views; any number (`num_images`). The last batch is
+      padded with blanks, which do not count.
+    crops: 1 or 10.
+    **arguments: of `input_pipeline.eval_batches`.
+  """
   batch_size = min(batch_size, crops * dataset.num_examples(split))
   batches = input_pipeline.eval_batches(
     dataset,
@@ -90,28 +116,38 @@ def device_batches(
 
 
 def num_images(batch_size: int, crops: int, num_devices: int) -> int:
-  """Pictures in a batch of so many views: ten crops take no more memory.
+  """Returns the images in an evaluation batch.
+
+  A batch size counts views, so that ten crops take no more memory than one.
 
   Args:
     batch_size: global, in views.
-    crops: of each picture.
+    crops: views of each image.
     num_devices: of all processes.
 
   Returns:
-    A multiple of the devices, at least one on each.
+    A multiple of the number of devices, at least one image on each.
+
+  Example:
+    >>> num_images(256, crops=10, num_devices=4)
+    28
   """
   return -(-max(batch_size // crops, 1) // num_devices) * num_devices
 
 
-def total(
+def add_up(
   batch_sums: Iterator[metrics.Sums],
   dataset: Dataset,
   split: str,
   at_each_batch: Callable[[], None],
 ) -> dict[str, Any]:
-  """What `score` returns, of the sums over each batch of a split."""
+  """Returns the scores of a split from the sums over each of its batches.
+
+  Raises:
+    RuntimeError: an image was not counted exactly once.
+  """
   num_examples = dataset.num_examples(split)
-  # Summed in float64 on the host, so that the batch size hardly matters.
+  # In float64 on the host, so that the batch size hardly changes the loss.
   result: dict[str, Any] = dict.fromkeys(metrics.zero_sums(), 0.0)
   result['confusion'] = 0.0
   with tqdm(total=num_examples, desc=split, disable=None, leave=False) as bar:
@@ -127,23 +163,34 @@ def total(
     )
   return {
     'num_examples': num_examples,
-    **metrics.means(result),
+    **means(result, dataset),
     'most_confused': confused_classes(result['confusion'], dataset.class_names),
   }
+
+
+def means(sums: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+  """Returns `metrics.means`; no top-5 error of five classes or fewer."""
+  values = metrics.means(sums)
+  return values | ({'top5_error': None} if dataset.num_classes <= 5 else {})
 
 
 def confused_classes(
   confusion: np.ndarray, class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-  """The pairs of classes that are most often confused, at most ten.
+  """Returns the ten pairs of classes that are confused most often.
 
   Args:
     confusion: `metrics.confusion` over a split.
     class_names: by label.
 
   Returns:
-    For each pair `label` and `predicted` (names), how often (`count`), and of
-    how many examples of the label (`of`); the greatest share first.
+    For each pair the names `label` and `predicted`, how often it was confused
+    (`count`), and the number of examples of the label (`of`). The pair with the
+    largest `count / of` comes first.
+
+  Example:
+    >>> confused_classes(np.array([[8.0, 2.0], [0.0, 10.0]]), ['cat', 'dog'])
+    [{'label': 'cat', 'predicted': 'dog', 'count': 2, 'of': 10}]
   """
 
   def name(label):
@@ -153,7 +200,7 @@ def confused_classes(
   of = confusion.sum(axis=1, keepdims=True)
   shares = confusion / np.maximum(of, 1)
   np.fill_diagonal(shares, 0)
-  order = np.argsort(-shares, axis=None, kind='stable')[:_CONFUSED]
+  order = np.argsort(-shares, axis=None, kind='stable')[:_NUM_CONFUSED]
   pairs = zip(*np.unravel_index(order, shares.shape), strict=True)
   return [
     {

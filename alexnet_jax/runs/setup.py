@@ -1,4 +1,4 @@
-"""What a training run has before its first step: data, a workdir, a start."""
+"""Sets up a training run: its dataset and the files of its workdir."""
 
 import jax
 from etils import epath
@@ -19,7 +19,12 @@ from alexnet_jax.data.preprocessing import Preprocessing, read_preprocessing
 
 
 def training_dataset(config: Config, workdir: epath.Path) -> Dataset:
-  """The data set, on this machine if so wished, and without its faults."""
+  """Opens the dataset of `config.data`, without the examples to be skipped.
+
+  Raises:
+    UserError: the dataset or a split does not exist, or does not fit
+      `data.resize`.
+  """
   data = config.data
   dataset = open_dataset(data.name, data.data_dir)
   splits = [data.train_split, data.val_split]
@@ -30,7 +35,15 @@ def training_dataset(config: Config, workdir: epath.Path) -> Dataset:
 
 
 def check_data(config: Config, dataset: Dataset) -> int:
-  """Checks data set, network and batch together; returns steps an epoch."""
+  """Checks that dataset, network and batch size fit each other.
+
+  Returns:
+    The number of training steps in an epoch.
+
+  Raises:
+    UserError: the network has too few outputs, or the batch is larger than the
+      training split.
+  """
   number = dataset.num_examples(config.data.train_split)
   if dataset.num_classes > config.model.num_classes:
     raise UserError(
@@ -40,7 +53,8 @@ def check_data(config: Config, dataset: Dataset) -> int:
   if config.batch_size > number:
     raise UserError(
       f'batch_size {config.batch_size} is larger than the {number} images of '
-      f'{dataset.full_name} {config.data.train_split!r}: no step in an epoch'
+      f'{dataset.full_name} {config.data.train_split!r}: an epoch would have '
+      'no step'
     )
   return number // config.batch_size
 
@@ -48,46 +62,58 @@ def check_data(config: Config, dataset: Dataset) -> int:
 def prepare_workdir(
   config: Config, workdir: epath.Path, dataset: Dataset
 ) -> Preprocessing:
-  """Writes config.json and preprocessing.json, or takes what is there."""
+  """Writes config.json and left_out.json, and preprocessing.json if missing.
+
+  Returns:
+    The workdir's preprocessing, or if it has none, that of the training split.
+
+  Raises:
+    UserError: the workdir holds the preprocessing of other images.
+    StorageError: the workdir cannot be written.
+  """
   path = workdir / 'preprocessing.json'
-  data = config.data
-  identity = color_stats.identity(
-    dataset, data.train_split, data.resize, data.resize_size
-  )
-  if path.exists():
-    preprocessing = read_preprocessing(workdir)
-    if preprocessing.color_stats != identity:
-      raise UserError(
-        f'{path} is of other pictures: {preprocessing.color_stats}, not '
-        f'{identity}. Give another --workdir'
-      )
-  else:
-    stats = None
-    if needs_color_stats(data):
-      stats = color_stats.compute_color_stats(
-        dataset, data.train_split, data.resize, data.resize_size
-      )
-    preprocessing = preprocessing_of(
-      data,
-      stats,
-      dataset=dataset.full_name,
-      class_names=tuple(dataset.class_names),
-      color_stats=identity,
-    )
-    # As it is read when the run goes on.
-    preprocessing = Preprocessing.from_json(preprocessing.to_json())
+  preprocessing = _preprocessing(config, workdir, dataset)
   try:
     workdir.mkdir(parents=True, exist_ok=True)
   except OSError as error:
     raise StorageError(f'cannot make {workdir}: {error}') from error
   if jax.process_index() == 0:
-    # The config first: it says what the other was made for.
+    # The config first: it identifies the run that the other files belong to.
     write_config(config, workdir)
     faults.write_skipped(dataset, workdir)
     if not path.exists():
       write_text(path, preprocessing.to_json())
   if jax.process_count() > 1:
-    # Each computed it; the last bits may differ. One is the run's.
+    # Each process computed its own, and the last bits may differ. All use the
+    # one that was written.
     multihost_utils.sync_global_devices('preprocessing.json')
     preprocessing = read_preprocessing(workdir)
   return preprocessing
+
+
+def _preprocessing(
+  config: Config, workdir: epath.Path, dataset: Dataset
+) -> Preprocessing:
+  data = config.data
+  images = data.train_split, data.resize, data.resize_size
+  identity = color_stats.identity(dataset, *images)
+  if (path := workdir / 'preprocessing.json').exists():
+    preprocessing = read_preprocessing(workdir)
+    if preprocessing.color_stats != identity:
+      raise UserError(
+        f'{path} belongs to other images: {preprocessing.color_stats}, not '
+        f'{identity}. Give another --workdir'
+      )
+    return preprocessing
+  stats = None
+  if needs_color_stats(data):
+    stats = color_stats.compute_color_stats(dataset, *images)
+  preprocessing = preprocessing_of(
+    data,
+    stats,
+    dataset=dataset.full_name,
+    class_names=tuple(dataset.class_names),
+    color_stats=identity,
+  )
+  # With the same rounding as when a resumed run reads it.
+  return Preprocessing.from_json(preprocessing.to_json())

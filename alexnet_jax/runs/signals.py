@@ -1,4 +1,4 @@
-"""SIGTERM (a preemption's notice too) and SIGINT ask for a checkpoint."""
+"""Saves and stops at SIGTERM, which also announces a preemption, and SIGINT."""
 
 import contextlib
 import os
@@ -11,11 +11,13 @@ from jax.experimental import multihost_utils
 
 
 class StopSignals:
-  """Notes the signals while it is entered; a second SIGINT does not wait.
+  """A context in which signals are noted, for the run to stop after its step.
+
+  A second SIGINT ends the process at once.
 
   Several processes must stop after the same step, or they wait for each other
-  for ever. There JAX's own preemption service hears SIGTERM, tells the others,
-  and names the point at which all of them stop.
+  for ever. With several processes JAX's preemption service receives SIGTERM,
+  informs the other processes, and chooses the step at which all of them stop.
   """
 
   def __init__(self):
@@ -31,13 +33,13 @@ class StopSignals:
     for number in numbers:
       before = signal.signal(number, self._note)
       self._exit.callback(signal.signal, number, before)
-    # Python calls `_note` between two of its own instructions, and a step or a
-    # compilation may be long. So a second SIGINT is heard by a thread.
+    # Python calls `_note` only between two of its own instructions, and a step
+    # or a compilation may be long. So a thread waits for a second SIGINT.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=self._listen, args=(reader,), daemon=True).start()
-    self._exit.callback(os.close, writer)  # It ends the thread.
+    self._exit.callback(os.close, writer)  # Ends the thread.
     self._exit.callback(signal.set_wakeup_fd, before)
     return self
 
@@ -45,10 +47,10 @@ class StopSignals:
     self._exit.close()
 
   def agreed(self) -> int:
-    """The signal to stop for here, 0 for none: so for all processes, or none.
+    """Returns the signal to stop for, or 0; all processes agree on it.
 
-    All of them must ask at the same points: after each step, and at each batch
-    of an evaluation.
+    All processes must call it at the same points: after each step, and before
+    each batch of an evaluation.
     """
     if self._alone:
       return self.signal
@@ -60,19 +62,19 @@ class StopSignals:
   def _note(self, number: int, frame: Any) -> None:
     del frame
     self.signal = number
-    if not self._alone:  # By the way that JAX hears of it.
+    if not self._alone:  # JAX's preemption service knows SIGTERM alone.
       os.kill(os.getpid(), signal.SIGTERM)
-    # Not `say`: the signal may have come while a line was being written, and
-    # Python's streams refuse a second one within the first.
+    # Not `say`: the signal may arrive while a line is being written, and
+    # Python's streams refuse to write another one inside it.
     name = signal.Signals(number).name
     with contextlib.suppress(OSError):
       os.write(1, f'{name}: saving after this step ...\n'.encode())
 
   @staticmethod
   def _listen(reader: int) -> None:
-    heard = b''
+    earlier = b''
     while number := os.read(reader, 1):
-      if heard and number == bytes([signal.SIGINT]):
+      if earlier and number == bytes([signal.SIGINT]):
         os._exit(128 + signal.SIGINT)
-      heard = number
+      earlier = number
     os.close(reader)

@@ -1,9 +1,9 @@
-"""A workdir: one training run at a time, and nothing but files and folders.
+"""Guards a workdir: one training run at a time, and no links in it.
 
-On a file system the kernel holds the lock and drops it when its process dies,
-however it dies. Object storage (gs://) has no locks: there a file changes every
-few seconds as long as a run lives, and who finds one waits to see whether it
-does.
+On a file system the kernel holds the lock and drops it when the process ends,
+even by SIGKILL. Object storage (gs://) has no locks: there a running process
+rewrites a file every few seconds, and a second run that finds the file waits to
+see whether it changes.
 """
 
 import contextlib
@@ -23,19 +23,19 @@ from alexnet_jax.cli.terminal import say
 
 LOCK = '.lock'
 
-# What a run reads, writes and deletes: by name, and by how names begin.
+# What a run reads, writes and deletes, by name and by prefix.
 _NAMES = ('config.json', 'conv1.png', 'left_out.json', 'metrics.jsonl',
           'preprocessing.json', 'results.json')  # fmt: skip
-_BEGINNINGS = ('.', 'events.out.')
+_PREFIXES = ('.', 'events.out.')
 FOLDERS = ('checkpoints', 'broken_checkpoints', 'profile')
 
 
 def check_files(workdir: epath.Path) -> None:
-  """Refuses a workdir that leads elsewhere: it may be from somebody else.
+  """Refuses a workdir with links in it, as its source may be untrusted.
 
   Raises:
-    UserError: something in it that a run would read, write or delete is a link,
-      or neither a file nor a folder.
+    UserError: something that a run would read, write or delete is a link, or is
+      neither a file nor a folder.
   """
   if '://' in os.fspath(workdir) or not workdir.is_dir():
     return
@@ -46,7 +46,7 @@ def check_files(workdir: epath.Path) -> None:
         for folder, folders, files in os.walk(entry.path):
           for name in folders + files:
             _check_file(os.path.join(folder, name))
-      elif entry.name in _NAMES or entry.name.startswith(_BEGINNINGS):
+      elif entry.name in _NAMES or entry.name.startswith(_PREFIXES):
         _check_file(entry.path)
 
 
@@ -55,26 +55,26 @@ def _check_file(path: str) -> None:
   if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
     what = 'a link' if stat.S_ISLNK(mode) else 'neither a file nor a folder'
     raise UserError(
-      f'{path} is {what}: nothing is read or written through it. If you made '
-      'it, move what it stands for there; the workdir itself may be a link'
+      f'{path} is {what}, which is refused for safety. If you made it, replace '
+      'it by what it points to; the workdir itself may be a link'
     )
 
 
 @contextlib.contextmanager
 def sole_run(workdir: epath.Path) -> Iterator[None]:
-  """Holds a workdir, which is made if need be, for one run.
+  """Reserves a workdir, which is created if missing, for one run.
 
-  Of a run that was refused nothing is left: no workdir, no lock.
+  A run that is refused leaves nothing behind: no workdir and no lock.
 
   Raises:
-    UserError: another run lives there.
-    StorageError: nothing can be written there.
+    UserError: another run uses the workdir.
+    StorageError: it cannot be written.
   """
   with contextlib.ExitStack() as stack:
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      held = _beating if '://' in os.fspath(workdir) else _locked
-      stack.enter_context(held(workdir))
+      lock = _heartbeat if '://' in os.fspath(workdir) else _kernel_lock
+      stack.enter_context(lock(workdir))
     except OSError as error:
       raise StorageError(f'cannot write in {workdir}: {error}') from error
     yield
@@ -82,15 +82,15 @@ def sole_run(workdir: epath.Path) -> Iterator[None]:
 
 def _in_use(workdir: epath.Path, by: str) -> UserError:
   return UserError(
-    f'{workdir} is in use by another run{by}: wait until it ends, stop it, or '
-    'give another --workdir'
+    f'{workdir} is in use by another run{by}: wait for it, stop it, or give '
+    'another --workdir'
   )
 
 
 @contextlib.contextmanager
-def _locked(workdir: epath.Path) -> Iterator[None]:
+def _kernel_lock(workdir: epath.Path) -> Iterator[None]:
   path = os.path.join(workdir, LOCK)
-  was_there = os.path.exists(path)
+  existed = os.path.exists(path)
   while True:
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     inode = os.fstat(file).st_ino
@@ -99,7 +99,7 @@ def _locked(workdir: epath.Path) -> Iterator[None]:
     except BlockingIOError as error:
       os.close(file)
       raise _in_use(workdir, _holder(inode)) from error
-    # A run that was refused may have removed it in between.
+    # A refused run may have removed the file in the meantime.
     with contextlib.suppress(FileNotFoundError):
       if os.stat(path).st_ino == inode:
         break
@@ -108,18 +108,18 @@ def _locked(workdir: epath.Path) -> Iterator[None]:
   try:
     yield
   except (UserError, StorageError):
-    refused = not was_there
+    refused = not existed
     raise
   finally:
     with contextlib.suppress(OSError):
       if refused or os.listdir(workdir) == [LOCK]:
-        os.unlink(path)  # Still ours: nobody else removes it.
-        os.rmdir(workdir)  # If nothing else is there.
+        os.unlink(path)  # This process still holds it.
+        os.rmdir(workdir)  # Fails unless it is empty.
     os.close(file)
 
 
 def _holder(inode: int) -> str:
-  """' (process 123)', where the kernel tells (Linux)."""
+  """Returns ' (process 123)' on Linux, '' elsewhere."""
   with contextlib.suppress(OSError), open('/proc/locks') as locks:
     for line in locks:  # 1: FLOCK  ADVISORY  WRITE 123 fd:01:456 0 EOF
       fields = line.split()
@@ -129,10 +129,16 @@ def _holder(inode: int) -> str:
 
 
 @contextlib.contextmanager
-def _beating(
+def _heartbeat(
   workdir: epath.Path, seconds: float = 15, patience: float = 60
 ) -> Iterator[None]:
-  """A file that changes every few `seconds`, for all of `patience` to see."""
+  """Rewrites the lock every `seconds`, after checking that no other run does.
+
+  Args:
+    workdir: of the run.
+    seconds: between two writes.
+    patience: seconds after which an unchanged lock counts as abandoned.
+  """
   path = workdir / LOCK
   mine = f'process {os.getpid()} on {platform.node()}, {uuid.uuid4()}'
 
@@ -142,18 +148,18 @@ def _beating(
     except FileNotFoundError:
       return ''
 
-  now = found = read()
-  if found:
-    holder = found.split(',')[0]
-    say(f'waiting {patience:.0f} s: does the run of {holder} live?')
+  now = before = read()
+  if before:
+    holder = before.split(',')[0]
+    say(f'waiting {patience:.0f} s to see whether {holder} is still running')
     until = time.monotonic() + patience
-    while now == found and time.monotonic() < until:
+    while now == before and time.monotonic() < until:
       time.sleep(seconds / 10)
       now = read()
-    if now not in (found, ''):
+    if now not in (before, ''):
       raise _in_use(workdir, f' ({now.split(",")[0]})')
   path.write_text(mine)
-  # Of two that start together, the one that wrote last goes on.
+  # If two runs start together, the one that wrote last continues.
   time.sleep(seconds / 5)
   if (now := read()) != mine:
     raise _in_use(workdir, f' ({now.split(",")[0]})')
@@ -164,7 +170,7 @@ def _beating(
     number = 0
     while not ended.wait(seconds):
       number += 1
-      with contextlib.suppress(OSError):  # It may be back the next time.
+      with contextlib.suppress(OSError):  # The next write may succeed.
         path.write_text(f'{mine}, {number}')
 
   thread = threading.Thread(target=beat, name='lock', daemon=True)

@@ -1,4 +1,4 @@
-"""What a run says: lines at the terminal, metrics.jsonl, TensorBoard."""
+"""Writes metrics.jsonl, TensorBoard events and conv1.png."""
 
 import contextlib
 import json
@@ -16,42 +16,94 @@ from alexnet_jax.plots.kernels import kernel_grid
 
 
 class Writer:
-  """metrics.jsonl and TensorBoard events of one workdir.
+  """Writes the metrics of one workdir; only process 0 writes.
 
-  There is at most one line for each (`split`, `step`): those that a killed run
-  wrote after its last checkpoint are dropped when the run goes on from there,
-  and one that is there already is not written again.
+  metrics.jsonl has at most one line for each (`split`, `step`). When a run
+  resumes, lines from after its checkpoint are dropped, and a line that is there
+  already is not written again.
   """
 
   def __init__(self, workdir: epath.Path, first_step: int):
+    """Opens the files.
+
+    Args:
+      workdir: of the run.
+      first_step: the step of the checkpoint that it resumes from, or 0.
+
+    Raises:
+      StorageError: here and in every method, if a file cannot be read or
+        written.
+    """
     self._workdir = workdir
     self._metrics = workdir / 'metrics.jsonl'
+    self._events_action = f'write TensorBoard events in {workdir}'
     self._active = jax.process_index() == 0
     self._written: set[tuple[str, int]] = set()
     if self._active:
       self._drop_lines_after(first_step)
-      with self._storage():
+      with _storage(self._events_action):
         self._events = tf.summary.create_file_writer(
           str(workdir), filename_suffix=f'.{first_step}'
         )
 
+  def scalars(
+    self, split: str, step: int, epoch: float, values: dict[str, float | None]
+  ) -> None:
+    """Writes one line of metrics.jsonl and the same numbers for TensorBoard.
+
+    Args:
+      split: 'train' or 'validation'.
+      step: steps done.
+      epoch: epochs done, a fraction within an epoch.
+      values: by name; None is not written.
+    """
+    if not self._active or (split, step) in self._written:
+      return
+    self._written.add((split, step))
+    values = {name: x for name, x in values.items() if x is not None}
+    line = {'split': split, 'step': step, 'epoch': round(epoch, 6), **values}
+    text = json.dumps({**line, 'time': round(time.time(), 3)}) + '\n'
+    # Opened for each line, so that the line is safe at once, on gs:// too.
+    with (
+      _storage(f'write {self._metrics}'),
+      self._metrics.open('a') as file,
+    ):
+      file.write(text)
+    with self._events_at(step):
+      for name, value in values.items():
+        tf.summary.scalar(f'{split}/{name}', value)
+
+  def conv1_kernels(self, step: int, kernels: np.ndarray) -> None:
+    """Writes an image of the first layer's kernels (the paper's Figure 3).
+
+    Args:
+      step: steps done.
+      kernels: `[kh, kw, 3, features]`.
+    """
+    if not self._active:
+      return
+    grid = kernel_grid(kernels)
+    with self._events_at(step):
+      tf.summary.image('conv1', grid[None])
+    path = self._workdir / 'conv1.png'
+    with _storage(f'write {path}'):
+      path.write_bytes(tf.io.encode_png(grid).numpy())
+
   def close(self) -> None:
-    """Ends the TensorBoard file; metrics.jsonl is closed already."""
+    """Closes the TensorBoard file; metrics.jsonl is closed already."""
     if self._active:
-      with self._storage():
+      with _storage(self._events_action):
         self._events.close()
 
   def _drop_lines_after(self, step: int) -> None:
     if not self._metrics.exists():
       return
-    try:
+    with _storage(f'read {self._metrics}'):
       lines = self._metrics.read_bytes().split(b'\n')
-    except OSError as error:
-      raise StorageError(f'cannot read {self._metrics}: {error}') from error
     kept = []
     for line in lines:
       key = _key_of(line)
-      # A torn line belongs to no step; it and its like are written anew.
+      # Incomplete lines are dropped; their steps are logged again.
       if key and key[1] <= step and key not in self._written:
         self._written.add(key)
         kept.append(line)
@@ -59,57 +111,25 @@ class Writer:
       text = b''.join(line + b'\n' for line in kept).decode()
       write_text(self._metrics, text)
 
-  def scalars(
-    self, split: str, step: int, epoch: float, values: dict[str, float]
-  ) -> None:
-    """One line of metrics.jsonl, and the same numbers for TensorBoard."""
-    if not self._active or (split, step) in self._written:
-      return
-    self._written.add((split, step))
-    line = {'split': split, 'step': step, 'epoch': round(epoch, 6), **values}
-    # Opened each time: what is written is safe, on gs:// too.
-    text = json.dumps({**line, 'time': round(time.time(), 3)}) + '\n'
-    try:
-      with self._metrics.open('a') as file:
-        file.write(text)
-    except OSError as error:
-      raise StorageError(f'cannot write {self._metrics}: {error}') from error
-    with self._events_at(step):
-      for name, value in values.items():
-        tf.summary.scalar(f'{split}/{name}', value)
-
   @contextlib.contextmanager
   def _events_at(self, step: int) -> Iterator[None]:
-    with self._storage():
+    with _storage(self._events_action):
       with self._events.as_default(step=step):
         yield
       self._events.flush()
 
-  @contextlib.contextmanager
-  def _storage(self) -> Iterator[None]:
-    try:
-      yield
-    except tf.errors.OpError as error:
-      raise StorageError(
-        f'cannot write TensorBoard events in {self._workdir}: {error.message}'
-      ) from error
 
-  def conv1_kernels(self, step: int, kernels: np.ndarray) -> None:
-    """The first layer's kernels, for TensorBoard and as conv1.png."""
-    if not self._active:
-      return
-    grid = kernel_grid(kernels)
-    with self._events_at(step):
-      tf.summary.image('conv1', grid[None])
-    path = self._workdir / 'conv1.png'
-    try:
-      path.write_bytes(tf.io.encode_png(grid).numpy())
-    except OSError as error:
-      raise StorageError(f'cannot write {path}: {error}') from error
+@contextlib.contextmanager
+def _storage(action: str) -> Iterator[None]:
+  try:
+    yield
+  except (OSError, tf.errors.OpError) as error:
+    reason = getattr(error, 'message', error)
+    raise StorageError(f'cannot {action}: {reason}') from error
 
 
 def _key_of(line: bytes) -> tuple[str, int] | None:
-  """Split and step of a line of metrics.jsonl; None of a torn one."""
+  """Returns split and step of a line of metrics.jsonl, None if invalid."""
   try:
     values = json.loads(line.decode())
     return str(values['split']), int(values['step'])
