@@ -1,9 +1,10 @@
-"""One-column AlexNet on CIFAR-10's 32x32 pictures, enlarged to 72x72.
+"""torchvision's AlexNet on CIFAR-10, with images enlarged to 72x72.
 
   tfds build cifar10
   python -m alexnet_jax.main --config=configs/cifar10.py
 
-Hardware: one GPU or TPU core. Expected: not known; not run by us to its end.
+Hardware: one GPU or TPU core.
+Time and expected error: unknown. We have not run it to the end.
 """
 
 import ml_collections
@@ -19,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.num_classes = 10
   config.data.name = 'cifar10'
   config.data.val_split = 'test'
-  # 63 is the smallest input of this network.
+  # 63 pixels are the smallest input of this network.
   config.data.resize_size = 72
   config.data.crop_size = 63
   config.data.mean = 'channel'

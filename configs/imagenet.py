@@ -1,15 +1,17 @@
-"""The paper's network on ImageNet, trained by the paper's text.
+"""The paper's network on ImageNet, trained as the paper says.
 
   python -m alexnet_jax.main --config=configs/imagenet.py \
     --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
-Batch 128, SGD .9 at .01 with decay .0005, the rate divided by 10 when the
-validation error stops improving, at most three times; 227 crops of 256x256,
-flips, PCA lighting; about 90 epochs.
+Data: 227x227 crops of 256x256 images, flips, PCA lighting.
+Training: batches of 128, SGD with momentum 0.9, a learning rate of 0.01 and
+weight decay 0.0005, 90 epochs. The learning rate is divided by 10 when the
+validation error stops improving, at most three times.
 
-Hardware: one Cloud TPU host or one GPU. The paper's took five to six days on
-two GTX 580. Expected: 40.7% top-1 and 18.2% top-5 error with ten crops (the
-paper's Table 2, one network). Not run by us: we had no ImageNet.
+Hardware: one Cloud TPU host or one GPU.
+Time: five to six days in the paper, on two GTX 580.
+Expected error with ten crops: 40.7% top-1, 18.2% top-5 (the paper's Table 2,
+one network). We have not run it: we have no ImageNet.
 """
 
 import ml_collections

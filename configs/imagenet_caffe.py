@@ -1,22 +1,24 @@
-"""BVLC Caffe's AlexNet, by its solver.prototxt.
+"""BVLC Caffe's AlexNet, trained as in its solver.prototxt.
 
   python -m alexnet_jax.main --config=configs/imagenet_caffe.py \
     --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
-Pictures warped to 256x256, minus the mean image under the crop, 227 crops,
-flips; batch 256, SGD .9 at .01 divided by 10 each 100,000 of 450,000 steps
-(5,004 an epoch), biases at twice the rate and without decay.
+Data: images warped to 256x256, 227x227 crops, minus the part of the mean image
+under the crop, flips.
+Training: batches of 256, SGD with momentum 0.9 and a learning rate of 0.01,
+which is divided by 10 every 100,000 of 450,000 steps (5,004 an epoch). Biases
+have twice the learning rate and no weight decay.
 
-Hardware: one Cloud TPU host or one GPU. Expected: 42.9% top-1 and 19.8% top-5
-error on centre crops (BVLC's snapshot of step 360,000). Not run by us: we had
-no ImageNet.
+Hardware: one Cloud TPU host or one GPU.
+Expected error on centre crops: 42.9% top-1, 19.8% top-5 (BVLC's snapshot of
+step 360,000). We have not run it: we have no ImageNet.
 """
 
 import ml_collections
 
 from configs import default
 
-# Of ImageNet's 1,281,167 training pictures in batches of 256.
+# ImageNet has 1,281,167 training images; a batch has 256.
 _STEPS_PER_EPOCH = 5004
 
 

@@ -1,11 +1,11 @@
-"""BVLC's CaffeNet: pools before it normalizes; trained as Caffe's AlexNet.
+"""BVLC's CaffeNet, which pools before LRN, trained like Caffe's AlexNet.
 
   python -m alexnet_jax.main --config=configs/imagenet_caffenet.py \
     --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
-Hardware: one Cloud TPU host or one GPU. Expected: 42.6% top-1 and 19.6% top-5
-error on centre crops (BVLC's snapshot of step 310,000). Not run by us: we had
-no ImageNet.
+Hardware: one Cloud TPU host or one GPU.
+Expected error on centre crops: 42.6% top-1, 19.6% top-5 (BVLC's snapshot of
+step 310,000). We have not run it: we have no ImageNet.
 """
 
 import ml_collections

@@ -1,19 +1,25 @@
-"""Net 145 of the authors' notebook, its whole training replayed by itself.
+"""The authors' net 145, with the learning rates they set by hand.
 
   python -m alexnet_jax.main --config=configs/imagenet_krizhevsky2012.py \
     --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
-The rates were lowered by hand (epochs from 0): weights .01, .001 from epoch
-25, .0001 from 51, .00001 from 79 to the end at 91; at 67 the colour noise was
-turned off and conv1 lowered to .00001, at 72 conv1 was frozen. Biases stayed at
-.02. While the colour noise is on, pixels are divided by 1.1.
+Their notebook records the training (epochs from 0):
 
-Here each picture draws a crop and a flip of its own, where the authors drew one
-for each 32; and an epoch's last 15 pictures (of a batch of 128) are left out.
+  epoch 0   weights 0.01, biases 0.02; pixels divided by 1.1
+  epoch 25  weights 0.001
+  epoch 51  weights 0.0001
+  epoch 67  PCA lighting and the division by 1.1 off; conv1's weights 0.00001
+  epoch 72  conv1 frozen
+  epoch 79  weights 0.00001
+  epoch 91  end
 
-Hardware: one Cloud TPU host or one GPU. Expected: 40.66% top-1 and 18.21%
-top-5 error with ten crops (--mode=eval --config.eval.crops=10). Not run by us:
-we had no ImageNet.
+Two things differ. Each image draws its own crop and flip; the authors drew one
+for every 32 images. The last 15 images of an epoch, which fill no batch of 128,
+are skipped.
+
+Hardware: one Cloud TPU host or one GPU.
+Expected error with ten crops (--mode=eval --config.eval.crops=10): 40.66%
+top-1, 18.21% top-5. We have not run it: we have no ImageNet.
 """
 
 import ml_collections

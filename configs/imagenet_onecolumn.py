@@ -1,14 +1,18 @@
-"""One column of 64-192-384-256-256 without LRN: torchvision's network.
+"""torchvision's network (one column, no LRN), trained like the paper's.
 
   python -m alexnet_jax.main --config=configs/imagenet_onecolumn.py
 
-Pictures warped to 256x256, random 227 crops, flips, PCA lighting, SGD .9 at
-.01 divided by 10 on a plateau; tested on ten crops. At 227 pixels its conv1,
-padded by 2, gives 56x56 maps; the pooled ones are 27x27 as at 224.
+Data: images warped to 256x256, random 227x227 crops, flips, PCA lighting.
+Training: batches of 128, SGD with momentum 0.9 and a learning rate of 0.01,
+which is divided by 10 on a plateau. Evaluation: ten crops.
 
-Hardware: one Cloud TPU host or one GPU. Expected: near torchvision's published
-43.5% top-1 and 20.9% top-5 error (centre crop at 224, its own recipe; ten crops
-do better). Not run by us: we had no ImageNet.
+The convolutions have 64, 192, 384, 256 and 256 kernels. At 227 pixels, conv1,
+with a padding of 2, gives 56x56 maps; pooled they are 27x27, as at 224 pixels.
+
+Hardware: one Cloud TPU host or one GPU.
+Expected error: near torchvision's 43.5% top-1 and 20.9% top-5, which are on
+centre crops of 224 pixels and with its own recipe; ten crops lower the error.
+We have not run it: we have no ImageNet.
 """
 
 import ml_collections

@@ -1,14 +1,15 @@
-"""cuda-convnet2's one-column network on one GPU ("One weird trick", 2014).
+"""cuda-convnet2's one-column network ("One weird trick", 2014).
 
   python -m alexnet_jax.main --config=configs/imagenet_owt.py \
     --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
-Weights learn at .01 x 250^(-i/3) in the i-th quarter of the training, biases at
-.02 and in its second half at .002 (change that rule with num_epochs).
+The learning rate of weights is 0.01 x 250^(-i/3) in quarter i = 0 .. 3 of the
+training. That of biases is 0.02, and 0.002 in the second half of the training;
+if you change num_epochs, change that rule, too.
 
-Hardware: one Cloud TPU host or one GPU. Expected: 42.55% top-1 and 19.81% top-5
-error on centre crops, 40.42% and 18.15% on ten. Not run by us: we had no
-ImageNet.
+Hardware: one Cloud TPU host or one GPU.
+Expected error on centre crops: 42.55% top-1, 19.81% top-5; with ten crops:
+40.42% top-1, 18.15% top-5. We have not run it: we have no ImageNet.
 """
 
 import ml_collections

@@ -1,15 +1,17 @@
-"""torchvision's AlexNet, by its references/classification.
+"""torchvision's AlexNet, trained as in its references/classification.
 
   python -m alexnet_jax.main --config=configs/imagenet_torchvision.py \
     --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
-Random-resized 224 crops and flips; batch 256 (8 x 32), SGD .9 at .01 divided by
-10 each 30 of 90 epochs, decay 1e-4 on weights and biases, the rate outside the
-velocity, as PyTorch has it. Here an epoch's last 143 pictures, which fill no
-batch, are left out.
+Data: random-resized 224x224 crops and flips.
+Training: batches of 256 (8 x 32), SGD in PyTorch's form with momentum 0.9, a
+learning rate of 0.01, divided by 10 every 30 of 90 epochs, and weight decay
+0.0001 on weights and biases. The last 143 images of an epoch, which fill no
+batch, are skipped.
 
-Hardware: one Cloud TPU host or one GPU. Expected: 43.48% top-1 and 20.93% top-5
-error on centre crops. Not run by us: we had no ImageNet.
+Hardware: one Cloud TPU host or one GPU.
+Expected error on centre crops: 43.48% top-1, 20.93% top-5. We have not run it:
+we have no ImageNet.
 """
 
 import ml_collections
@@ -24,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.crop_size = 224
   config.data.train_crop = 'random_resized'
   config.data.lighting = 'none'
-  # torchvision's, times 255.
+  # torchvision's values, times 255.
   config.data.mean = (123.675, 116.28, 103.53)
   config.data.std = (58.395, 57.12, 57.375)
   config.optimizer.weight_decay = 1e-4

@@ -1,4 +1,4 @@
-"""The paper's networks with a part changed, and its experiments as configs."""
+"""Ablations of the paper's network, and the configs of its experiments."""
 
 import importlib
 import itertools
@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ml_collections import ConfigDict
+from torch.utils.flop_counter import FlopCounterMode
 
 from alexnet_jax.config.loading import flatten
 from alexnet_jax.config.values import validate
@@ -19,10 +20,11 @@ from alexnet_jax.model.ablations import ABLATIONS, ablated
 from alexnet_jax.model.architectures import LRN
 from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.model.conv import local_conv2d
+from alexnet_jax.model.summary import layer_table
 from configs.paper import base
 
 DATA = ('imagenet', 'imagenette', 'cifar10', 'digits')
-# What each of configs/paper changes of its base.
+# What each config in configs/paper changes in its base.
 CHANGES = {
   'base': {},
   'no_lrn': {'model.ablations': ('no_lrn',)},
@@ -34,7 +36,7 @@ CHANGES = {
   'no_dropout': {'model.dropout_rate': 0.0},
   'ten_crops': {'eval.crops': 10},
 }
-# The paper's network and what is not of it in PyTorch's terms.
+# The paper's network and its ablations as arguments of `in_torch`.
 PAPER = {'lrn': True, 'window': 3, 'act': F.relu, 'groups': (1, 2, 1, 2, 2)}
 IN_TORCH = {
   'no_lrn': {'lrn': False},
@@ -43,7 +45,7 @@ IN_TORCH = {
   'one_column': {'groups': (1,) * 5},
   'tanh': {'act': torch.tanh},
 }
-# conv1's, conv2's ... kernels and biases, worked out by hand for 227 pixels.
+# Kernels and biases of conv1 .. fc8 at 227 pixels, computed by hand.
 ONE_COLUMN = (
   (48 * 3 * 121 + 48)
   + (128 * 48 * 25 + 128)
@@ -64,7 +66,7 @@ PARAMETERS = {
 
 
 def in_torch(weights, images, lrn, window, act, groups):
-  """Section 3.5, layer by layer."""
+  """Computes the logits of section 3.5's network in PyTorch."""
 
   def conv(name, x, stride=1, padding=0, group=1):
     kernel = torch.from_numpy(weights[name]['kernel'].transpose(3, 2, 0, 1))
@@ -96,7 +98,7 @@ def in_torch(weights, images, lrn, window, act, groups):
 
 
 def weights_of(model, size, seed):
-  """He's, so that LRN's sums of squares weigh as much as its k."""
+  """Returns He's initial weights, so that LRN's sums are as large as its k."""
   rng = np.random.default_rng(seed)
   shapes = abstract_params(model, size)
   return jax.tree.map(
@@ -110,21 +112,25 @@ def weights_of(model, size, seed):
 
 
 @pytest.mark.parametrize('name', [None, *ABLATIONS])
-def test_an_ablated_network_is_its_reference(name):
+def test_an_ablated_network_equals_its_reference(name):
   architecture = ablated(ALEXNETS['paper'], [name] if name else [])
-  # 99 pixels: maps of 23, 11, 5 and 2 by either pooling.
+  # 99 pixels: maps of 23, 11, 5 and 2 pixels, with and without overlap.
   weights = weights_of(AlexNet(architecture, 10), 99, seed=3)
   images = np.random.default_rng(4).normal(0, 60, (2, 99, 99, 3))
   change = IN_TORCH.get(name, {})
-  expected = in_torch(weights, images, **{**PAPER, **change})
+  with FlopCounterMode(display=False) as counter:
+    expected = in_torch(weights, images, **{**PAPER, **change})
+  per_image = counter.get_total_flops() / 2 / len(images)
+  totals = layer_table(architecture, 10, 99)[-1]
+  assert totals.endswith(f' {per_image / 1e6:.1f} M')
   with jax.enable_x64(True):
     model = AlexNet(architecture, 10, dtype=jnp.float64)
-    found = jax.jit(model.apply)({'params': weights}, jnp.asarray(images))
-  assert parity._error(np.asarray(found), expected) < 1e-11
+    logits = jax.jit(model.apply)({'params': weights}, jnp.asarray(images))
+  assert parity._error(np.asarray(logits), expected) < 1e-11
   if change and 'groups' not in change:
-    # The same weights in the whole network answer otherwise.
-    whole = in_torch(weights, images, **PAPER)
-    assert parity._error(whole, expected) > 1e-3
+    # The paper's network gives other logits with the same weights.
+    logits = in_torch(weights, images, **PAPER)
+    assert parity._error(logits, expected) > 1e-3
 
 
 @pytest.mark.parametrize('name', ABLATIONS)
@@ -132,17 +138,19 @@ def test_parameters_and_maps(name):
   architecture = ablated(ALEXNETS['paper'], [name])
   shapes = abstract_params(AlexNet(architecture), 227)
   assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == PARAMETERS[name]
+  totals = layer_table(architecture, 1000, 227)[-1]
+  assert totals.split()[1] == f'{PARAMETERS[name]:,}'
   assert architecture.spatial_size(227) == 6
 
 
 def test_one_column_has_about_as_many_parameters():
-  """The paper's footnote in section 3.5."""
+  """As the paper says in footnote 2."""
   assert abs(ONE_COLUMN / 60_965_224 - 1) < 0.02
 
 
 @pytest.mark.parametrize('name', ['no_groups', 'one_column'])
-def test_one_column_is_normalized_as_one(name):
-  """krizhevsky2012 normalizes each of its two columns alone."""
+def test_lrn_spans_all_channels_of_one_column(name):
+  """krizhevsky2012 normalizes its two columns separately."""
   layers = ablated(ALEXNETS['krizhevsky2012'], [name]).layers
   groups = [op.groups for layer in layers for op in layer.then
             if isinstance(op, LRN)]  # fmt: skip
@@ -150,7 +158,7 @@ def test_one_column_is_normalized_as_one(name):
 
 
 @pytest.mark.parametrize('network', ALEXNETS)
-def test_every_network_takes_every_ablation(network):
+def test_every_network_accepts_every_ablation(network):
   for name in ABLATIONS:
     architecture = ablated(ALEXNETS[network], [name])
     abstract_params(AlexNet(architecture, 10), 227)
@@ -163,7 +171,7 @@ def test_every_network_takes_every_ablation(network):
 
 @pytest.mark.parametrize('data', DATA)
 @pytest.mark.parametrize('name', CHANGES)
-def test_a_config_changes_one_thing_of_its_base(name, data):
+def test_a_config_changes_one_field_of_its_base(name, data):
   config = importlib.import_module(f'configs.paper.{name}').get_config(data)
   validate(config)
   before = flatten(base.get_config(data))
@@ -177,14 +185,14 @@ def test_a_config_changes_one_thing_of_its_base(name, data):
   abstract_params(model, config.data.crop_size)
 
 
-def test_imagenets_base_is_the_papers_own_setting():
+def test_the_base_on_imagenet_is_the_papers_setting():
   ours = flatten(base.get_config())
   papers = flatten(importlib.import_module('configs.imagenet').get_config())
   differing = {k for k in ours if ours[k] != papers[k]}
   assert differing == {'eval.train_split'}
 
 
-def test_the_two_lines_of_figure_1_differ_in_their_units():
+def test_the_two_lines_of_figure_1_differ_in_their_activations():
   relu, tanh = (
     importlib.import_module(f'configs.paper.fig1_{name}').get_config()
     for name in ('relu', 'tanh')
@@ -204,20 +212,20 @@ def test_the_two_lines_of_figure_1_differ_in_their_units():
   assert len(layers) == 4
 
 
-def test_lrn_is_all_that_cifars_two_differ_in():
-  with_it, without = (
+def test_cifar10s_two_configs_differ_in_lrn_only():
+  with_lrn, without = (
     importlib.import_module(f'configs.paper.cifar10_{name}').get_config()
     for name in ('lrn', 'no_lrn')
   )
-  for config in (with_it, without):
+  for config in (with_lrn, without):
     validate(config)
-  before, after = flatten(with_it), flatten(without)
+  before, after = flatten(with_lrn), flatten(without)
   assert {k: after[k] for k in after if after[k] != before[k]} == {
     'model.ablations': ('no_lrn',)
   }
 
 
-def test_a_mistyped_ablation_is_refused():
+def test_a_misspelled_ablation_is_an_error():
   config = base.get_config()
   for wrong in (('no_lrm',), 'no_lrn'):
     with config.unlocked():
@@ -226,10 +234,10 @@ def test_a_mistyped_ablation_is_refused():
       validate(config)
 
 
-def test_a_local_layer_is_unfolded_windows_times_their_own_kernels():
+def test_a_local_layer_has_a_kernel_for_each_position():
   rng = np.random.default_rng(5)
   x, kernel = rng.normal(size=(3, 6, 5, 4)), rng.normal(size=(6, 5, 36, 7))
-  # PyTorch unfolds channels before positions of the window.
+  # PyTorch's unfold orders by channel, then by position in the window.
   windows = F.unfold(torch.from_numpy(x).permute(0, 3, 1, 2), 3, padding=1)
   windows = windows.reshape(3, 4, 9, 6, 5).permute(0, 3, 4, 2, 1)
   expected = torch.einsum(
@@ -238,18 +246,18 @@ def test_a_local_layer_is_unfolded_windows_times_their_own_kernels():
     torch.from_numpy(kernel.reshape(6, 5, 9, 4, 7)),
   )
   with jax.enable_x64(True):
-    found = local_conv2d(jnp.asarray(x), jnp.asarray(kernel), 3, (1, 1))
-  np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+    actual = local_conv2d(jnp.asarray(x), jnp.asarray(kernel), 3, (1, 1))
+  np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_cifar10s_local_network():
-  """Against cuda-convnet's layers-conv-local-11pct.cfg, on crops of 24."""
+  """Its shapes are those of layers-conv-local-11pct.cfg, on 24x24 crops."""
   model = AlexNet(ARCHITECTURES['cifar10_local'], 10)
   shapes = abstract_params(model, 24)
   assert jax.tree.map(lambda leaf: leaf.shape, shapes) == {
     'conv1': {'kernel': (5, 5, 3, 64), 'bias': (64,)},
     'conv2': {'kernel': (5, 5, 64, 64), 'bias': (64,)},
-    # Pools that round down: 24, 11, 5.
+    # Pooling rounds down: 24, 11, 5.
     'conv3': {'kernel': (5, 5, 576, 32), 'bias': (5, 5, 32)},
     'conv4': {'kernel': (5, 5, 288, 32), 'bias': (5, 5, 32)},
     'fc5': {'kernel': (800, 10), 'bias': (10,)},

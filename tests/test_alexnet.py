@@ -17,8 +17,9 @@ from alexnet_jax.model.architectures import (
   SpatialLRN,
 )
 from alexnet_jax.model.conv import to_blocks
+from alexnet_jax.model.summary import layer_table
 
-# RECIPES: 1000 classes.
+# With 1000 classes.
 PARAMETERS = {
   'paper': 60_965_224,
   'krizhevsky2012': 60_965_224,
@@ -64,7 +65,7 @@ def test_smallest_input(name):
     abstract(model, size - 1)
 
 
-# Deviations of weights and values of biases, conv1..fc8.
+# Standard deviations of weights and values of biases, conv1..fc8.
 INITIAL = {
   'paper': ([0.01] * 8, [0, 1, 0, 1, 1, 1, 1, 0]),
   'krizhevsky2012': (
@@ -103,8 +104,8 @@ def test_initialization(name):
     assert kernel.dtype == bias.dtype == np.float32
 
 
-# What follows conv1, conv2, conv5 and fc6, fc7: A activation, L LRN, S spatial
-# LRN, P pool, D dropout; and each LRN's k, alpha * 5 and groups.
+# The operations after conv1, conv2, conv5, fc6 and fc7 (A activation, L LRN, S
+# spatial LRN, P pool, D dropout), and each LRN's k, alpha * 5 and groups.
 BLOCKS = {
   'paper': ('ALP', 'ALP', 'AP', 'AD', 'AD', (2, 5e-4, 1)),
   'krizhevsky2012': ('LPA', 'ALSP', 'PA', 'AD', 'AD', (2, 1e-4, 2)),
@@ -144,14 +145,102 @@ def test_order_and_constants(name):
   assert padding == [first.get(name, (0, 0)), (2, 2), *[(1, 1)] * 3]
 
 
+# Figure 2 and section 3.5, with multiply-adds computed by hand: those of conv1
+# are 55 * 55 * 96 * 11 * 11 * 3.
+PAPER_TABLE = """
+layer  output     pooled  kernel stride groups  followed by         parameters mult-adds
+conv1  55x55x96   27x27   11x11       4      1  ReLU, LRN, pool 3/2     34,944   105.4 M
+conv2  27x27x256  13x13   5x5         1      2  ReLU, LRN, pool 3/2    307,456   223.9 M
+conv3  13x13x384          3x3         1      1  ReLU                   885,120   149.5 M
+conv4  13x13x384          3x3         1      2  ReLU                   663,936   112.1 M
+conv5  13x13x256  6x6     3x3         1      2  ReLU, pool 3/2         442,624    74.8 M
+fc6    4096                                     ReLU, dropout 0.5   37,752,832    37.7 M
+fc7    4096                                     ReLU, dropout 0.5   16,781,312    16.8 M
+fc8    1000                                                          4,097,000     4.1 M
+total                                                               60,965,224   724.4 M
+"""  # noqa: E501
+
+
+def test_the_table_of_layers_can_be_read_beside_the_paper():
+  lines = layer_table(ARCHITECTURES['paper'], 1000, 227)
+  assert lines == PAPER_TABLE.strip().splitlines()
+
+
+# Multiply-adds of networks that tests/torch_alexnets.py does not have: for each
+# layer, positions x inputs of a kernel x features.
+CIFAR10_PRODUCTS = {
+  'cifar10_relu': (
+    32**2 * 75 * 32 + 15**2 * 800 * 32 + 7**2 * 800 * 64 + 3**2 * 64 * 10
+  ),
+  'cifar10_local': (
+    24**2 * 75 * 64
+    + 11**2 * 1600 * 64
+    + 5**2 * (576 * 32 + 288 * 32)
+    + 5**2 * 32 * 10
+  ),
+}
+
+
+@pytest.mark.parametrize('name', [*PARAMETERS, *CIFAR10_PRODUCTS])
+def test_numbers_of_the_table_of_layers(name):
+  """Parameters are the model's; multiply-adds are those PyTorch counts."""
+  architecture = ARCHITECTURES[name]
+  size = architecture.input_size
+  heading, *rows, totals = layer_table(architecture, 10, size)
+  params = abstract(AlexNet(architecture, num_classes=10), size)
+  for row, (layer, leaves) in zip(rows, params.items(), strict=True):
+    assert row.startswith(f'{layer} ')
+    parameters = sum(leaf.size for leaf in leaves.values())
+    assert row.split()[-3] == f'{parameters:,}'
+    end = heading.index('parameters') + len('parameters')
+    assert row[:end].endswith(f' {parameters:,}')
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert totals.split()[:2] == ['total', f'{parameters:,}']
+  if name in CIFAR10_PRODUCTS:
+    counted = {'Global': CIFAR10_PRODUCTS[name]}
+  else:
+    counted = torch_products(name, size)
+    for row, layer in zip(rows, params, strict=True):
+      assert row.endswith(f' {counted[layer] / 1e6:.1f} M')
+  assert totals.endswith(f' {counted["Global"] / 1e6:.1f} M')
+
+
+def torch_products(name, size):
+  """Returns the multiply-adds that PyTorch counts, by layer."""
+  torch = pytest.importorskip('torch')
+  import torch_alexnets
+  from torch.utils.flop_counter import FlopCounterMode
+
+  with torch.device('meta'), FlopCounterMode(display=False) as counter:
+    model = torch_alexnets.build(name, num_classes=10)
+    model(torch.empty(1, 3, size, size))
+  return {
+    layer.split('.')[-1]: sum(flops.values()) / 2
+    for layer, flops in counter.get_flop_counts().items()
+  }
+
+
+@pytest.mark.parametrize('size', [64, 227, 512])
+@pytest.mark.parametrize('name', ARCHITECTURES)
+def test_the_table_of_layers_lines_up(name, size):
+  for activation in ('relu', 'tanh'):
+    architecture = dataclasses.replace(
+      ARCHITECTURES[name], activation=activation
+    )
+    lines = layer_table(architecture, 1000, size)
+    assert {len(line) for line in lines[1:]} == {len(lines[0])}
+    assert len(lines[0]) <= 100
+    assert ('tanh' in lines[1]) == (activation == 'tanh')
+
+
 def apply(model, variables, images, **options):
-  """`model.apply`, compiled: op by op it takes many times as long."""
+  """Calls `model.apply`, compiled: op by op it would be many times slower."""
   run = jax.jit(model.apply, static_argnames=('train', 'method'))
   return run(variables, images, **options)
 
 
 def small(name, **changes):
-  """A narrow network of the same operations, quick to run."""
+  """Returns a narrow, fast network with the same operations."""
   architecture = ARCHITECTURES[name]
   layers = tuple(
     dataclasses.replace(
@@ -164,7 +253,7 @@ def small(name, **changes):
   return dataclasses.replace(architecture, layers=layers, **changes)
 
 
-# What the numbers are is compared with PyTorch in test_parity.py.
+# test_parity.py compares the numbers with PyTorch.
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_logits_and_features(dtype):
   model = AlexNet(small('paper'), num_classes=7, dtype=dtype)
@@ -177,7 +266,7 @@ def test_logits_and_features(dtype):
   assert features.shape == (3, 256)
   assert features.dtype == dtype
   assert (features >= 0).all()
-  # fc8 of the features are the logits: no dropout on either way.
+  # fc8 of the features gives the logits, without dropout in both.
   fc8 = variables['params']['fc8']
   expected = features.astype(jnp.float32) @ fc8['kernel'] + fc8['bias']
   np.testing.assert_allclose(
@@ -219,7 +308,7 @@ def test_dropout_scales_in_training_or_at_test_time():
   papers = inverted.clone(
     architecture=inverted.architecture.with_dropout(scale_at='test')
   )
-  # Kernels of the layers that see a dropout: the same network at 3/4 of them.
+  # The same network, with 3/4 of the kernels of the layers after dropout.
   scaled = dict(variables['params'])
   for layer in ('fc7', 'fc8'):
     scaled[layer] = {
@@ -227,7 +316,7 @@ def test_dropout_scales_in_training_or_at_test_time():
       'bias': scaled[layer]['bias'],
     }
   for train in (False, True):
-    found, expected = (
+    actual, expected = (
       apply(
         model,
         {'params': params},
@@ -240,8 +329,8 @@ def test_dropout_scales_in_training_or_at_test_time():
         (inverted, scaled),
       )
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
-  # fc7's output is itself, before what dropout does to it.
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-3)
+  # The features are fc7's output before dropout scales it.
   hidden = apply(papers, variables, images, method='features')
   fc8 = variables['params']['fc8']
   logits = apply(papers, variables, images)
@@ -250,8 +339,8 @@ def test_dropout_scales_in_training_or_at_test_time():
   )
 
 
-def test_tanh_and_a_network_of_other_layers():
-  # The four-layer kind of Figure 1: three convolutions, one dense layer.
+def test_tanh_and_a_network_with_other_layers():
+  # Four layers as in Figure 1: three convolutions and one dense layer.
   pool = MaxPool(3, 2)
   base = small('paper', activation='tanh')
   act = base.layers[0].then[0]
@@ -273,8 +362,8 @@ def test_tanh_and_a_network_of_other_layers():
 
 
 @pytest.mark.parametrize('name', ['paper', 'krizhevsky2012', 'torchvision'])
-def test_pixels_or_their_blocks(name):
-  """A second input form of conv1 alone; the parameters are the same."""
+def test_blocks_of_pixels_give_the_same_logits(name):
+  """Blocks are another input of conv1; the parameters are the same."""
   architecture = ARCHITECTURES[name].with_dropout(rate=0.0)
   model = AlexNet(architecture, num_classes=10)
   size = architecture.min_input_size
@@ -295,28 +384,28 @@ def test_pixels_or_their_blocks(name):
     jax.eval_shape(model.apply, variables, blocks[:, 1:])
 
 
-def test_convolutions_may_take_a_batch_in_parts():
+def test_convolutions_can_process_a_batch_in_parts():
   layers = (
     Conv(8, kernel=11, stride=4, then=(Activation(), LRN(), MaxPool())),
     Conv(8, groups=2, then=(Activation(),)),
     Dense(),
   )
-  whole = AlexNet(Architecture('small', 35, layers), num_classes=3)
+  model = AlexNet(Architecture('small', 35, layers), num_classes=3)
   images = np.random.default_rng(0).normal(size=(6, 35, 35, 3)) * 50
-  variables = whole.init(jax.random.key(0), images)
+  variables = model.init(jax.random.key(0), images)
 
   def loss(params, model):
     return (model.apply({'params': params}, images) ** 2).sum()
 
-  expected = jax.grad(loss)(variables['params'], whole)
-  for size in (2, 3, 4, 6):  # 4 do not divide it: at once.
-    parts = whole.clone(conv_batch=size)
+  expected = jax.grad(loss)(variables['params'], model)
+  for size in (2, 3, 4, 6):  # 4 does not divide 6: not split.
+    parts = model.clone(conv_batch=size)
     _, seen = parts.apply(variables, images, capture_intermediates=True)
     number = len(seen['intermediates']['conv1']['__call__'])
     assert number == (1 if 6 % size else 6 // size)
     np.testing.assert_allclose(
       jax.jit(parts.apply)(variables, images),
-      whole.apply(variables, images),
+      model.apply(variables, images),
       rtol=1e-5,
     )
     for a, b in zip(

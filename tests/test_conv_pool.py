@@ -1,4 +1,4 @@
-"""The forms for CPU equal XLA's own, in value and gradient."""
+"""Values and gradients of the CPU's operations are those of XLA."""
 
 import contextlib
 
@@ -17,10 +17,10 @@ def close(a, b, tolerance=1e-5):
 
 @pytest.fixture(params=[False, True], ids=['XLA', 'oneDNN'])
 def by_onednn(request, monkeypatch):
-  """With oneDNN's convolutions where they can be had, and without any."""
+  """Runs a test with oneDNN's convolutions, if possible, and without."""
   if request.param and not onednn._known:
-    pytest.skip('this jaxlib is not the one that oneDNN is called of')
-  # There are several devices here, of which these tests use one.
+    pytest.skip('oneDNN is not used with this jaxlib')
+  # Tests have several devices; these use one.
   monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
   with contextlib.nullcontext() if request.param else onednn.disabled():
     yield request.param
@@ -66,7 +66,7 @@ def test_conv2d(height, width, kernel, stride, padding, groups):
     close(gradient, expected)
 
 
-def test_onednn_is_what_runs(by_onednn):
+def test_onednn_is_compiled_in(by_onednn):
   x, w = jnp.ones((2, 9, 9, 8)), jnp.ones((3, 3, 8, 4))
 
   def loss(x, w):
@@ -76,8 +76,8 @@ def test_onednn_is_what_runs(by_onednn):
   assert ('__onednn$convolution' in compiled.as_text()) == by_onednn
 
 
-def test_onednn_is_left_alone(monkeypatch):
-  """Where it was not tried, and where XLA could not write the program."""
+def test_onednn_is_not_used(monkeypatch):
+  """Not where it is untested or XLA could not write the program to a file."""
   monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
   monkeypatch.setattr(onednn, '_known', True)
   x = jnp.ones((2, 9, 9, 8))
@@ -102,7 +102,7 @@ def test_onednn_is_left_alone(monkeypatch):
   exported(jax.ShapeDtypeStruct((batch, 9, 9, 8), jnp.float32)).serialize()
 
 
-def test_each_picture_of_a_batch_by_vmap(by_onednn):
+def test_vmap_over_images(by_onednn):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(3, 2, 9, 9, 8)).astype(np.float32)
   w = rng.normal(size=(3, 3, 8, 4)).astype(np.float32)
@@ -138,7 +138,7 @@ def test_conv2d_of_blocks(size, padding, kernel, stride):
 def test_max_pool(window, stride, ties):
   rng = np.random.default_rng(1)
   x = rng.normal(size=(2, 13, 10, 5)).astype(np.float32)
-  if ties:  # Few values, as after a ReLU: most windows have a tie.
+  if ties:  # With few values, as after a ReLU, most windows have a tie.
     x = np.round(x)
   y, vjp = jax.vjp(lambda x: pool.max_pool(x, window, stride), x)
   reference = lambda x: pool._by_reduce_window(x, window, stride)  # noqa: E731

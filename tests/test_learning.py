@@ -43,7 +43,7 @@ def layer(rng):
 
 
 def updates_of(tx, rates, params, num_steps):
-  """Parameters after so many updates, and the gradients, in float64."""
+  """Returns the parameters after `num_steps` updates, and the gradients."""
   rng = np.random.default_rng(1)
   state = tx.init(params)
   all_grads = []
@@ -57,7 +57,7 @@ def updates_of(tx, rates, params, num_steps):
   return params['conv1'], all_grads
 
 
-def test_sgd_is_the_papers():
+def test_sgd_in_the_papers_form():
   params = layer(np.random.default_rng(0))
   config = settings(
     schedule='step',
@@ -80,7 +80,7 @@ def test_sgd_is_the_papers():
     np.testing.assert_allclose(done[k], w[k], rtol=1e-5, atol=1e-6)
 
 
-def test_sgd_is_pytorchs():
+def test_sgd_in_pytorchs_form():
   params = layer(np.random.default_rng(0))
   config = settings(schedule='step', drop_epochs=(2,), weight_decay=0.05)
   rates = optimizer.rates_of(config, steps_per_epoch=10, total_steps=40)
@@ -100,7 +100,7 @@ def test_sgd_is_pytorchs():
 
 
 @pytest.mark.parametrize('rate_in_velocity', [True, False])
-def test_a_frozen_parameter_does_not_move(rate_in_velocity):
+def test_a_frozen_parameter_does_not_change(rate_in_velocity):
   params = layer(np.random.default_rng(0))
   config = settings(
     rules=(
@@ -118,13 +118,15 @@ def test_a_frozen_parameter_does_not_move(rate_in_velocity):
     ]
     for kind in ('kernel', 'bias')
   }
-  # From step 2 it stands still, though its velocity is not zero.
+  # It is frozen from step 2 on, although its velocity is not zero.
   assert moves['bias'] == [True, True, *[False] * 5]
   assert moves['kernel'] == [*[False] * 5, True, True]
 
 
 @pytest.mark.parametrize('rate_in_velocity', [True, False])
-def test_a_frozen_parameter_stands_whatever_its_gradient(rate_in_velocity):
+def test_an_infinite_gradient_does_not_change_a_frozen_parameter(
+  rate_in_velocity,
+):
   params = layer(np.random.default_rng(0))
   rates = optimizer.rates_of(settings(frozen_layers=('conv1',)), 1, 1)
   tx = optimizer.paper_sgd(rate_in_velocity=rate_in_velocity)
@@ -133,7 +135,7 @@ def test_a_frozen_parameter_stands_whatever_its_gradient(rate_in_velocity):
   assert all(not np.any(x) for x in jax.tree.leaves(updates))
 
 
-def test_frozen_layers_come_last():
+def test_frozen_layers_override_rules():
   config = settings(
     rules=({'params': '*', 'learning_rate': 0.3},), frozen_layers=('conv1',)
   )
@@ -146,7 +148,7 @@ def test_frozen_layers_come_last():
   assert set(jax.tree.leaves(rates.weight_decay)) == {5e-4}
 
 
-def test_a_plateau_scales_what_follows_the_schedule():
+def test_a_plateau_scales_the_scheduled_learning_rates():
   config = settings(rules=({'params': '*/bias', 'learning_rate': 0.3},))
   rates = optimizer.rates_of(config, 1, 1)
   rate = rates(layer(np.random.default_rng(0)), 0, 0.1).learning_rate['conv1']
@@ -173,7 +175,7 @@ def test_constant_ignores_drops():
   assert float(schedule(0)) == float(schedule(1000)) == np.float32(0.1)
 
 
-def test_plateau_drops_after_patience_and_at_most_so_often():
+def test_plateau_drops_after_patience_and_at_most_max_drops_times():
   config = settings()
   plateau = optimizer.plateau_decay(config)
   state = plateau.init(jnp.zeros((), jnp.float32))
@@ -189,7 +191,7 @@ def test_plateau_drops_after_patience_and_at_most_so_often():
 
 @pytest.mark.parametrize('factor', [0.1, 0.2, 0.3, 0.5, 1 / 3, 0.9])
 @pytest.mark.parametrize('max_drops', [0, 1, 2, 3, 4, 5, 6])
-def test_plateau_drops_exactly_so_often(factor, max_drops):
+def test_plateau_drops_exactly_max_drops_times(factor, max_drops):
   config = settings(
     drop_factor=factor, plateau_patience=1, plateau_max_drops=max_drops
   )
@@ -209,7 +211,7 @@ def test_metric_sums():
   logits = rng.normal(size=(50, 20)).astype(np.float32)
   labels = rng.integers(0, 20, 50)
   mask = (rng.uniform(size=50) < 0.7).astype(np.float32)
-  logits[mask == 0] = np.inf  # A blank may hold anything.
+  logits[mask == 0] = np.inf  # Blanks may have any value.
   with np.errstate(invalid='ignore'):
     log_probs = jax.nn.log_softmax(logits)
     sums = metrics.metric_sums(log_probs, jnp.asarray(labels), mask)
@@ -227,7 +229,7 @@ def test_metric_sums():
   assert means['top5_error'] == pytest.approx(1 - hits.any(axis=1).mean())
 
 
-def test_equal_scores_are_no_hit_but_for_the_first():
+def test_ties_are_ranked_by_class():
   log_probs = jnp.full((10, 10), -np.log(10.0))
   sums = metrics.metric_sums(log_probs, jnp.arange(10), jnp.ones(10))
   assert float(sums['top1_errors']) == 9
@@ -237,7 +239,7 @@ def test_equal_scores_are_no_hit_but_for_the_first():
 def train(
   num_devices, num_steps, dropout_rate, checkpoints=None, save_at=0, start=0
 ):
-  """Losses of each step, and the last state, on so many devices."""
+  """Trains on `num_devices`; returns the steps' losses and the last state."""
   architecture = small('paper').with_dropout(rate=dropout_rate)
   model = AlexNet(architecture, num_classes=5)
   tx = optimizer.paper_sgd()
@@ -293,12 +295,12 @@ def assert_replicas_are_equal(state, num_devices):
       np.testing.assert_array_equal(shard, shards[0])
 
 
-def test_one_and_eight_devices_train_alike():
+def test_one_and_eight_devices_give_the_same_training():
   one, state_of_one = train(1, 20, dropout_rate=0.0)
   eight, state_of_eight = train(8, 20, dropout_rate=0.0)
   np.testing.assert_allclose(eight, one, atol=1e-4)
   assert_replicas_are_equal(state_of_eight, 8)
-  # They did learn: the parameters moved, and alike.
+  # All parameters changed, by the same amounts.
   initial = steps.create_train_state(
     AlexNet(small('paper'), num_classes=5),
     optimizer.paper_sgd(),
@@ -322,7 +324,7 @@ def test_one_and_eight_devices_train_alike():
     )
 
 
-def test_a_checkpoint_of_8_devices_goes_on_on_fewer(tmp_path):
+def test_a_checkpoint_of_8_devices_resumes_on_fewer(tmp_path):
   workdir = epath.Path(tmp_path)
   with checkpoint.open_checkpoints(workdir, keep=2) as checkpoints:
     expected, _ = train(8, 8, 0.0, checkpoints=checkpoints, save_at=4)
@@ -365,7 +367,7 @@ def test_devices_drop_different_units():
       'label': np.zeros((num_devices, 1), np.int32),
     }
     losses.append(float(step(state, batch).sums['loss']) / num_devices)
-  # All with the first device's units would have its loss.
+  # With the same units dropped, every device would have the same loss.
   assert abs(losses[0] - losses[1]) > 1e-3
 
 

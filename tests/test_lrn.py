@@ -8,7 +8,7 @@ from alexnet_jax.model.lrn import spatial_response_normalization
 
 
 def reference(x, g, size=5, k=2.0, alpha=1e-4, beta=0.75, groups=1):
-  """The paper's formula and its gradient, channel by channel, in float64."""
+  """Computes the paper's formula and its gradient in float64."""
   x, g = np.float64(x), np.float64(g)
   channels = x.shape[-1]
   group = channels // groups
@@ -73,7 +73,7 @@ def test_value_and_gradient(case, scale, jit):
   assert b.dtype == gradient.dtype == np.float32
 
 
-def test_the_window_of_an_even_size_reaches_further_back():
+def test_an_even_window_extends_further_back():
   x = jnp.array([1.0, 10.0, 100.0, 1000.0])
   b = local_response_normalization(x, size=2, k=0.0, alpha=1.0, beta=1.0)
   # i - 1 and i.
@@ -88,7 +88,7 @@ def test_bfloat16_is_one_rounding_from_float64(case):
   b, vjp = jax.vjp(lambda x: local_response_normalization(x, **case), x)
   assert b.dtype == vjp(g)[0].dtype == jnp.bfloat16
   for ours, exact in zip((b, vjp(g)[0]), reference(x, g, **case), strict=True):
-    # Half a unit in the last place of 8 bits, and float32's own error.
+    # Half a unit in the last of 8 bits, plus the error of float32.
     error = np.abs(np.float64(ours) - exact)
     bound = np.abs(exact) * 2.0**-8 + 1e-5 * np.abs(exact).max()
     assert (error <= bound).all()
@@ -109,7 +109,7 @@ def test_under_vmap_and_pmap():
   close(jax.pmap(gradient)(x, g), expected[1])
 
 
-def test_refuses_what_has_no_meaning():
+def test_invalid_arguments_are_errors():
   x = jnp.ones((2, 6))
   with pytest.raises(ValueError, match='size 0'):
     local_response_normalization(x, size=0)
@@ -159,8 +159,8 @@ def test_spatial_gradient():
 
 @pytest.mark.parametrize('groups', [1, 3])
 @pytest.mark.parametrize('window', [(2, 2), (2, 1), (0, 0), (3, 0)])
-def test_the_form_for_tpu_sums_the_same(groups, window):
-  """What a TPU is given, run on CPU; `make test-tpu` compiles it."""
+def test_the_sums_for_tpu_are_equal(groups, window):
+  """Runs the TPU's form on CPU; `make test-tpu` compiles it for a TPU."""
   x = np.random.default_rng(0).normal(size=(2, 3, 12)).astype(np.float32)
   expected = lrn._sum_by_shifts(x, *window, groups)
   close(lrn._sum_by_product(x, x.dtype, *window, groups), expected)

@@ -1,6 +1,6 @@
-"""Each recipe's training, stepped over its whole length, against its authors'.
+"""Each recipe's learning rates, at every step, are those of its authors.
 
-The figures here are typed from the sources that the configs name.
+The numbers are typed from the sources that the configs name.
 """
 
 import importlib
@@ -27,7 +27,7 @@ def load(name):
 
 
 def rates_over(config):
-  """Each parameter's rate and decay at each step, `[steps]`."""
+  """Returns each parameter's learning rate and weight decay, `[steps]`."""
   steps_per_epoch = IMAGENET // config.batch_size
   total = num_train_steps(config, steps_per_epoch)
   rates = optimizer.rates_of(config.optimizer, steps_per_epoch, total)
@@ -40,28 +40,28 @@ def rates_over(config):
 
 
 def piecewise(total, *pieces):
-  """`(first step, value)` pairs to an array."""
+  """Returns an array of values by step, from `(first step, value)` pairs."""
   values = np.empty(total)
   for first, value in pieces:
     values[round(first) :] = value
   return values
 
 
-def assert_rates(found, kernels, biases, conv1=None):
+def assert_rates(actual, kernels, biases, conv1=None):
   conv1 = conv1 or (kernels, biases)
   for layer in LAYERS:
     expected = conv1 if layer == 'conv1' else (kernels, biases)
     for kind, values in zip(('kernel', 'bias'), expected, strict=True):
-      np.testing.assert_allclose(found[layer][kind], values, rtol=1e-5)
+      np.testing.assert_allclose(actual[layer][kind], values, rtol=1e-5)
 
 
-def assert_decay(found, kernels, biases):
+def assert_decay(actual, kernels, biases):
   for layer in LAYERS:
-    assert set(found[layer]['kernel']) == {kernels}
-    assert set(found[layer]['bias']) == {biases}
+    assert set(actual[layer]['kernel']) == {kernels}
+    assert set(actual[layer]['bias']) == {biases}
 
 
-def test_krizhevsky2012_is_the_notebooks_net_145():
+def test_krizhevsky2012_is_trained_as_in_its_notebook():
   config = load('imagenet_krizhevsky2012')
   rate, decay, epoch = rates_over(config)
   assert epoch == 10_009
@@ -86,11 +86,11 @@ def test_krizhevsky2012_is_the_notebooks_net_145():
   assert config.optimizer.rate_in_velocity
   assert config.data.lighting == 'sqrt_eigenvalue'
   assert config.data.lighting_std == 0.1
-  lit = [at_epoch(of(config), i).lighting for i in range(91)]
+  lit = [at_epoch(preprocessing_of(config), i).lighting for i in range(91)]
   assert lit == ['sqrt_eigenvalue'] * 67 + ['none'] * 24
 
 
-def of(config):
+def preprocessing_of(config):
   return Preprocessing(
     dataset='imagenet2012/5.1.0',
     class_names=(),
@@ -109,7 +109,7 @@ def of(config):
   )
 
 
-def test_owt_is_cuda_convnet2s():
+def test_owt_is_trained_as_in_cuda_convnet2():
   config = load('imagenet_owt')
   rate, decay, epoch = rates_over(config)
   total = 90 * epoch
@@ -124,7 +124,7 @@ def test_owt_is_cuda_convnet2s():
 
 
 @pytest.mark.parametrize('name', ['caffe', 'caffenet'])
-def test_caffes_two_are_their_solvers(name):
+def test_caffes_networks_are_trained_as_in_their_solvers(name):
   config = load(f'imagenet_{name}')
   rate, decay, epoch = rates_over(config)
   assert config.model.name == name
@@ -141,7 +141,7 @@ def test_caffes_two_are_their_solvers(name):
   assert config.data.lighting == 'none'
 
 
-def test_torchvision_is_its_reference_script():
+def test_torchvision_is_trained_as_in_its_reference_script():
   config = load('imagenet_torchvision')
   rate, decay, epoch = rates_over(config)
   total = 90 * epoch
@@ -160,7 +160,7 @@ def test_torchvision_is_its_reference_script():
   )
 
 
-def test_the_paper_drops_on_a_plateau_at_most_three_times():
+def test_the_papers_learning_rate_drops_at_most_three_times():
   config = load('imagenet')
   rate, decay, epoch = rates_over(config)
   rates = np.full(90 * epoch, 0.01)

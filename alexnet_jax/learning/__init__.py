@@ -1,1 +1,1 @@
-"""Training steps, the paper's SGD, and metrics."""
+"""Training and evaluation steps, the paper's SGD, and metrics."""

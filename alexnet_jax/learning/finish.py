@@ -1,8 +1,8 @@
-"""The last steps of the input, on the device (`config.data.finish`).
+"""The last preprocessing steps, on the device (`config.data.finish`).
 
-The host sends whole grey levels, a quarter of the bytes; the mean, the lighting
-and the scale follow here, in the order and with the numbers of
-`data.preprocess.finish`, so that the result is the same to the bit.
+The host sends uint8 grey levels, a quarter of the bytes of float32. Mean,
+lighting and scale are applied here, in the order and with the numbers of
+`data.preprocess.finish`, so the results of both are bit-identical.
 """
 
 from collections.abc import Callable
@@ -20,30 +20,33 @@ Finish = Callable[[dict[str, jax.Array]], jax.Array]
 
 
 def finished_on_host(batch: dict[str, jax.Array]) -> jax.Array:
-  """The images of a batch that the host finished."""
+  """Returns the images of a batch that the host has finished."""
   return batch['image']
 
 
 def finisher(
   p: Preprocessing, crops: int = 1, blocks: Blocks | None = None
 ) -> Finish:
-  """A function from a batch to the network's input.
+  """Returns a function that computes the network's input from a batch.
 
   Args:
-    p: the training set's preprocessing.
-    crops: views of a picture in an evaluation.
-    blocks: how the host has cut the pictures, if it has.
+    p: the training split's preprocessing.
+    crops: number of views of an image in an evaluation.
+    blocks: how the host has cut the images into blocks, if it has.
 
   Returns:
-    It takes uint8 `image`, `[n, H, W, 3]` or of an evaluation
-    `[n, crops, H, W, 3]` (of blocks `[..., H', W', size * size * 3]`), with
-    lighting `lighting`, float32 `[n, 3]`, and with a mean image that is cropped
-    with the picture `place`, int32 `[n, 3]` (top, left, flipped), and gives
-    float32 images. Those that the host finished it leaves as they are.
+    A function of a batch that returns float32 images. It returns images that
+    are not uint8 unchanged: the host has finished those. The batch holds
+
+      image: uint8 `[n, H, W, 3]`, in an evaluation `[n, crops, H, W, 3]`; as
+        blocks, `[..., H', W', size * size * 3]`.
+      lighting: float32 `[n, 3]`, if lighting is on.
+      place: int32 `[n, 3]` (top, left, flipped), if a mean image is cropped
+        with each image.
   """
   size = p.crop_size
   fixed = p.mean_of_crops(crops)
-  # What pads a picture stays 0.
+  # An image's padding stays 0.
   inside = np.ones_like(fixed, bool)
   repeats = 1
   if blocks:
@@ -81,15 +84,15 @@ def finisher(
 def input_blocks(
   model: AlexNet, crop_size: int, platform: str | None = None
 ) -> Blocks | None:
-  """How the host cuts pictures for conv1, where it pays: on TPU.
+  """Returns how the host cuts images for conv1 on TPU; None elsewhere.
 
-  Three channels leave its matrix units idle, and to rearrange the pixels there
-  takes what it saves (docs/speed.md).
+  Images of three channels leave most of a TPU's matrix units idle. Rearranging
+  the pixels on the TPU would cost as much as it saves (docs/speed.md).
 
   Args:
     model: the network.
-    crop_size: height and width of the pictures, in pixels.
-    platform: of the devices; JAX's own where not given.
+    crop_size: height and width of the images, in pixels.
+    platform: platform of the devices; by default JAX's current one.
   """
   if (platform or jax.default_backend()) != 'tpu':
     return None

@@ -1,4 +1,4 @@
-"""Which layer died? What to look at when a loss stands still."""
+"""Statistics of each layer, to find out why a loss does not fall."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,25 +22,27 @@ def layer_health(
   model: AlexNet,
   finish: Finish = finished_on_host,
 ) -> Health:
-  """The state of each layer.
+  """Measures the activations and the update of each layer.
 
   Args:
-    before: parameters, host arrays or on one device.
-    after: the same after one step.
-    batch: `image` `[N, H, W, 3]`, and what else `finish` takes.
+    before: parameters before one step, on the host or on one device.
+    after: parameters after that step.
+    batch: `image`, `[N, H, W, 3]`, and the other arrays that `finish` needs.
     model: the network.
-    finish: from the batch to the network's input (`finish.finisher`).
+    finish: computes the network's input from the batch (`finish.finisher`).
 
   Returns:
-    By layer: `dead`, the share of units (of a convolution: channels) whose ReLU
-    passes nothing on for any image, NaN where the layer has none; `activation`,
-    the root mean square of what the layer gives, after its ReLU; `update`,
-    |step| / |kernel|, of the kernel.
+    For each layer:
+
+      dead: fraction of units (of a convolution, channels) whose ReLU is 0 for
+        all images; NaN if the layer has no ReLU.
+      activation: root mean square of the layer's output, after its ReLU.
+      update: norm of the kernel's change, divided by the kernel's norm.
   """
 
   @jax.jit
   def measure(before, after, batch):
-    # At once: a layer that is called by parts of the batch gives several.
+    # The batch is not split: each part would be captured separately.
     _, captured = model.clone(conv_batch=None).apply(
       {'params': before},
       finish(batch),

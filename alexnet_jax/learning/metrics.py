@@ -1,7 +1,7 @@
-"""Sums over examples, from which errors and losses are made.
+"""Sums over examples, from which mean losses and errors are computed.
 
-Sums, not means: they add up exactly over batches, devices and hosts, whatever
-their sizes, and a blank that fills a batch weighs nothing.
+Sums add up exactly over batches, devices and hosts of any sizes, and blanks
+that pad a batch do not count.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Sums = dict[str, jax.Array]
 
 
 def zero_sums() -> Sums:
-  """Sums over no examples, float32 scalars."""
+  """Returns the sums over no examples, float32 scalars."""
   return {
     name: jnp.zeros((), jnp.float32)
     for name in ('count', 'loss', 'top1_errors', 'top5_errors')
@@ -24,22 +24,29 @@ def zero_sums() -> Sums:
 def metric_sums(
   log_probs: jax.Array, labels: jax.Array, mask: jax.Array
 ) -> Sums:
-  """Masked sums of loss and errors over a batch.
+  """Returns the sums of losses and errors over a batch's examples.
 
   Args:
-    log_probs: log of the predicted probabilities, float32 `[N, num_classes]`.
+    log_probs: logarithms of the predicted probabilities, float32
+      `[N, num_classes]`.
     labels: `[N]` integers.
     mask: float32 `[N]`, 1 for an example, 0 for a blank.
 
   Returns:
-    `count`, `loss` (cross-entropy in nats), `top1_errors`, `top5_errors`:
-    scalars. Of equal scores the lower class comes first; with five classes or
-    fewer nothing is a top-5 error.
+    The scalars `count`, `loss` (cross-entropy in nats), `top1_errors` and
+    `top5_errors`. Ties are ranked by class, lowest first. With five classes or
+    fewer there are no top-5 errors.
+
+  Example, of two images, the first of which is misclassified:
+    >>> log_probs = jnp.log(jnp.array([[0.25, 0.75], [0.5, 0.5]]))
+    >>> sums = metric_sums(log_probs, jnp.array([0, 0]), jnp.ones(2))
+    >>> means(sums)['top1_error']
+    0.5
   """
   losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
   _, best = jax.lax.top_k(log_probs, min(5, log_probs.shape[1]))  # [N, 5]
   hit = best == labels[:, None]
-  # A blank's own loss may be anything, infinity too: 0 * inf is not 0.
+  # Not `mask * losses`: a blank's loss may be infinite, and 0 * inf is NaN.
   return {
     'count': mask.sum(),
     'loss': jnp.where(mask > 0, losses, 0).sum(),
@@ -51,27 +58,27 @@ def metric_sums(
 def confusion(
   log_probs: jax.Array, labels: jax.Array, mask: jax.Array
 ) -> jax.Array:
-  """How many examples of each class were taken for each.
+  """Returns the confusion matrix of a batch's examples.
 
   Args:
-    log_probs: as for `metric_sums`.
+    log_probs: as in `metric_sums`.
     labels: `[N]` integers.
     mask: float32 `[N]`, 1 for an example, 0 for a blank.
 
   Returns:
-    float32 `[num_classes, num_classes]`: rows by label, columns by the
-    likeliest class.
+    Numbers of examples, float32 `[num_classes, num_classes]`: one row for each
+    label, one column for each predicted class.
   """
   num_classes = log_probs.shape[1]
   is_label = jax.nn.one_hot(labels, num_classes) * mask[:, None]
-  # As in `metric_sums`: of equal scores the lower class comes first.
+  # As in `metric_sums`, the lowest class wins a tie.
   _, best = jax.lax.top_k(log_probs, 1)
-  # Ones and zeros: exact in whatever precision they are multiplied.
+  # Ones and zeros are exact in any precision of the product.
   return is_label.T @ jax.nn.one_hot(best[:, 0], num_classes)
 
 
 def means(sums: Mapping[str, Any]) -> dict[str, float]:
-  """Mean loss in nats, and errors as fractions of the examples."""
+  """Returns the mean loss in nats and the errors as fractions."""
   count = float(sums['count'])
   return {
     'loss': float(sums['loss']) / count,

@@ -1,4 +1,4 @@
-"""The paper's SGD, its schedules, and decay on a plateau (section 5)."""
+"""The paper's SGD, learning rate schedules and plateau rule (section 5)."""
 
 import fnmatch
 from collections.abc import Callable
@@ -13,11 +13,12 @@ Schedule = Callable[[jax.Array | int], jax.Array]
 
 
 class Rates(NamedTuple):
-  """What each parameter learns by at one step: trees like the parameters.
+  """Learning rates and weight decays of one step: trees like the parameters.
 
   Attributes:
-    learning_rate: 0 holds a parameter where it is.
-    weight_decay: multiplied by the learning rate and the weight.
+    learning_rate: learning rate of each parameter; 0 freezes it.
+    weight_decay: weight decay of each parameter, which the learning rate
+      multiplies.
   """
 
   learning_rate: Any
@@ -27,29 +28,38 @@ class Rates(NamedTuple):
 def paper_sgd(
   momentum: float = 0.9, rate_in_velocity: bool = True
 ) -> optax.GradientTransformationExtraArgs:
-  """SGD with momentum, in the paper's form (section 5) or PyTorch's.
+  """Returns SGD with momentum, in the paper's form (section 5) or PyTorch's.
 
-  The paper, cuda-convnet and Caffe have the learning rate inside the velocity:
+  In the paper, cuda-convnet and Caffe, the velocity contains the learning rate:
 
     v <- momentum v - weight_decay lr w - lr dL/dw
     w <- w + v
 
-  PyTorch (and `optax.sgd`) has it outside, so that a drop of the rate also
-  shrinks the steps already in the velocity. After a drop the two are different
-  trainings:
+  In PyTorch and `optax.sgd` it does not, so a drop of the learning rate also
+  shrinks the earlier steps in the velocity. From the first drop on, the two
+  forms give different results:
 
     v <- momentum v + weight_decay w + dL/dw
     w <- w - lr v
 
-  In either a parameter whose learning rate is 0 does not move, whatever its
-  velocity (cuda-convnet's `Weights::update` too leaves it alone).
-
-  The rates are given at each update: `tx.update(grads, state, params,
-  rates=rates)`.
+  In both forms, a parameter with a learning rate of 0 does not change, whatever
+  its velocity. (cuda-convnet's `Weights::update` does the same.)
 
   Args:
-    momentum: share of the velocity that is kept.
-    rate_in_velocity: the paper's form, or PyTorch's.
+    momentum: fraction of the velocity that is kept at each step.
+    rate_in_velocity: True for the paper's form, False for PyTorch's.
+
+  Returns:
+    A transformation whose `update` also takes `rates`, the `Rates` of the step.
+
+  Example:
+    >>> tx = paper_sgd(momentum=0.9)
+    >>> params = {'w': jnp.array(1.0)}
+    >>> rates = Rates(learning_rate={'w': 0.1}, weight_decay={'w': 0.0})
+    >>> grads = {'w': jnp.array(2.0)}
+    >>> step, _ = tx.update(grads, tx.init(params), params, rates=rates)
+    >>> round(float(step['w']), 6)
+    -0.2
   """
   velocity = optax.trace(momentum)
 
@@ -78,16 +88,18 @@ def paper_sgd(
 def rates_of(
   config: Any, steps_per_epoch: int, total_steps: int
 ) -> Callable[[Any, jax.Array | int, jax.Array | float], Rates]:
-  """The rates of each parameter by step: the schedule, and `rules` over it.
+  """Returns the function that gives each parameter's `Rates` at a step.
+
+  The schedule sets all learning rates; `config.rules` change some of them.
 
   Args:
-    config: `config.optimizer`; configs/default.py says what a rule is.
-    steps_per_epoch: training steps in an epoch.
-    total_steps: of the whole training.
+    config: `config.optimizer`; configs/default.py explains the rules.
+    steps_per_epoch: number of training steps in an epoch.
+    total_steps: number of steps in the training.
 
   Returns:
-    A function of the parameters (their names matter, not their values), the
-    step (from 0) and the plateau's scale.
+    A function of the parameters (it uses their names only), the step (from 0)
+    and the plateau's scale.
   """
   schedule = learning_rate_schedule(config, steps_per_epoch, total_steps)
   rules = [dict(rule) for rule in config.rules]
@@ -122,34 +134,44 @@ def rates_of(
 
 
 def param_name(path: tuple[Any, ...]) -> str:
-  """What rules call a parameter: `conv1/kernel`."""
+  """Returns a parameter's name in rules, such as `conv1/kernel`."""
   return '/'.join(key.key for key in path)
 
 
 def _from(first: int, step, value, before):
-  """`value` from the step `first` on."""
+  """Returns `value` from the step `first` on, and `before` until then."""
   return value if not first else jnp.where(step >= first, value, before)
 
 
 def learning_rate_schedule(
   config: Any, steps_per_epoch: int, total_steps: int
 ) -> Schedule:
-  """The learning rate by step, before a plateau's drops and any rules.
+  """Returns the learning rate's schedule, without plateau drops and rules.
 
-  'discrete_exponential' is cuda-convnet's `dexp[base, tgtFactor, numSteps]`:
-  in n equal parts of the training, the rate is
+  'discrete_exponential' is cuda-convnet's `dexp[base, tgtFactor, numSteps]`. It
+  divides the training into n equal parts, i = 0 .. n - 1, whose learning rates
+  are
 
-    learning_rate * exponential_factor ^ (-i / (n - 1)),  i = 0 .. n - 1.
+    learning_rate * exponential_factor ^ (-i / (n - 1)).
 
   Args:
     config: `config.optimizer`: `learning_rate`, `warmup_epochs` (linear, from
-      0), `schedule`, for 'step' `drop_epochs` and `drop_factor`, for
+      0) and `schedule`; for 'step' also `drop_epochs` and `drop_factor`; for
       'discrete_exponential' `exponential_factor` and `exponential_steps` (n).
-    steps_per_epoch: training steps in an epoch.
-    total_steps: of the whole training.
+    steps_per_epoch: number of training steps in an epoch.
+    total_steps: number of steps in the training.
 
   Returns:
-    A function of the step (from 0), or of an array of steps.
+    A function of the step (from 0) or of an array of steps.
+
+  Example:
+    >>> from ml_collections import ConfigDict
+    >>> config = ConfigDict({
+    ...   'learning_rate': 0.01, 'warmup_epochs': 0, 'schedule': 'step',
+    ...   'drop_epochs': (30, 60), 'drop_factor': 0.1,
+    ... })
+    >>> learning_rate_schedule(config, steps_per_epoch=10, total_steps=900)(450)
+    Array(0.001, dtype=float32)
   """
   drops = {}
   if config.schedule == 'step':
@@ -160,7 +182,7 @@ def learning_rate_schedule(
   elif config.schedule == 'discrete_exponential':
     parts = config.exponential_steps
     drops = {
-      # The first step of the i-th part: rounded up.
+      # The first step of part i, rounded up.
       -(-i * total_steps // parts): config.exponential_factor
       ** (-1 / (parts - 1))
       for i in range(1, parts)
@@ -178,17 +200,18 @@ def learning_rate_schedule(
 
 
 def plateau_decay(config: Any) -> optax.GradientTransformationExtraArgs:
-  """Section 5's rule: divide the rate when validation error stops improving.
+  """Returns section 5's rule: drop the learning rate at a plateau.
 
-  Its state stands beside the optimizer's, not in its chain: it must see one
-  value an evaluation, and a link of the chain would count every step.
+  A plateau is a validation error that stops improving. The rule is updated
+  once an evaluation, by `observe`; as a part of the optimizer's chain it would
+  be updated at every step.
 
   Args:
     config: `config.optimizer`: `drop_factor`, `plateau_patience` (evaluations
       without improvement), `plateau_max_drops`, `plateau_min_improvement`.
   """
-  # Rounded as the drops themselves are, in float32: else one more of the last
-  # bit alone would follow the last.
+  # Multiplied in float32, like the learning rate's scale: another rounding
+  # would allow one more drop, by the last bit.
   min_scale = np.float32(1)
   for _ in range(config.plateau_max_drops):
     min_scale *= np.float32(config.drop_factor)
@@ -206,7 +229,10 @@ def observe(
   state: optax.contrib.ReduceLROnPlateauState,
   validation_error: float,
 ) -> optax.contrib.ReduceLROnPlateauState:
-  """The plateau's state after one evaluation; `state.scale` is the factor."""
+  """Returns the plateau's state after an evaluation.
+
+  Its `scale` multiplies the learning rate.
+  """
   value = jnp.asarray(validation_error, jnp.float32)
   _, state = plateau.update(jnp.zeros(()), state, value=value)
   return state

@@ -1,7 +1,7 @@
-"""The training state, and pure steps on it for `jax.pmap`.
+"""The training state and the pure training and evaluation steps.
 
-The functions here are one device's share of a step; 'batch' names the axis
-over all devices.
+Each step function processes one device's share of a batch. `jax.pmap` runs it
+on all devices; 'batch' is the name of the axis over them.
 """
 
 import functools
@@ -25,17 +25,18 @@ Batch = dict[str, jax.Array]
 
 
 class TrainState(flax.struct.PyTreeNode):
-  """All that a run needs to go on, and all that a checkpoint holds.
+  """Everything that a run needs to resume; the content of a checkpoint.
 
   Attributes:
-    step: training steps done, int32.
+    step: number of training steps done, int32.
     params: the network's parameters.
     opt_state: the velocity.
-    plateau: state of the plateau rule; `plateau.scale` multiplies the rate.
-    sums: metric sums of the steps since the last line of the log. They are
-      here so that a run that was stopped logs what one never stopped logs.
+    plateau: state of the plateau rule; `plateau.scale` multiplies the learning
+      rate.
+    sums: metric sums of the steps since the last logged line. With them, a
+      resumed run logs the same numbers as an uninterrupted one.
     not_finite: the first step (from 1) whose loss, gradient or update was NaN
-      or infinite, int32; 0 as long as there is none.
+      or infinite, int32; 0 if there is none.
   """
 
   step: jax.Array
@@ -53,7 +54,10 @@ def create_train_state(
   image_size: int,
   seed: int,
 ) -> TrainState:
-  """A state before the first step; compiled as one, for speed."""
+  """Returns the state before the first step.
+
+  It is compiled as one program, for speed.
+  """
 
   @jax.jit
   def create():
@@ -63,7 +67,7 @@ def create_train_state(
       step=jnp.zeros((), jnp.int32),
       params=params,
       opt_state=tx.init(params),
-      # A scalar: the plateau's dtype is that of what it is initialized with.
+      # The plateau's state takes its dtype from this scalar.
       plateau=plateau.init(jnp.zeros((), jnp.float32)),
       sums=metrics.zero_sums(),
       not_finite=jnp.zeros((), jnp.int32),
@@ -82,20 +86,20 @@ def train_step(
   dropout_key: jax.Array,
   finish: Finish = finished_on_host,
 ) -> TrainState:
-  """One step of the paper's SGD on a device's share of the batch.
+  """Does one step of the paper's SGD (section 5) on a share of the batch.
 
   Args:
-    state: the same on all devices.
-    batch: `image` `[n, H, W, 3]` and `label` `[n]`, this device's, and what
-      else `finish` takes.
+    state: the state, equal on all devices.
+    batch: this device's `image`, `[n, H, W, 3]`, and `label`, `[n]`, and the
+      other arrays that `finish` needs.
     model: the network.
     tx: `optimizer.paper_sgd`.
     rates: `optimizer.rates_of`.
-    dropout_key: of the run; step and device are folded in.
-    finish: from the batch to the network's input (`finish.finisher`).
+    dropout_key: the run's random key; step and device are folded in.
+    finish: computes the network's input from the batch (`finish.finisher`).
 
   Returns:
-    The next state, again the same on all devices.
+    The next state, equal on all devices.
   """
   key = jax.random.fold_in(dropout_key, state.step)
   key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
@@ -116,12 +120,13 @@ def train_step(
   grads, sums = jax.grad(loss_fn, has_aux=True)(state.params)
   if jax.lax.axis_size(AXIS) > 1:
     with jax.named_scope('all_reduce'):
-      # Shares are equal, so the mean of their means is the batch's mean.
+      # All shares have the same size, so the mean of their means is the
+      # batch's mean.
       grads = jax.lax.pmean(grads, AXIS)
       sums = jax.lax.psum(sums, AXIS)
   else:
     grads = jax.lax.platform_dependent(
-      grads, cpu=_all_done, default=lambda grads: grads
+      grads, cpu=_wait_for_all, default=lambda grads: grads
     )
   with jax.named_scope('optimizer'):
     updates, opt_state = tx.update(
@@ -132,8 +137,8 @@ def train_step(
     )
     params = optax.apply_updates(state.params, updates)
   with jax.named_scope('not_finite'):
-    # Of the sum of what the update writes anyway: that costs no pass over the
-    # gradients, and what is not finite in a gradient is not finite here.
+    # The update writes these arrays anyway, so this needs no pass over the
+    # gradients. A gradient that is not finite makes them not finite.
     moved = jax.tree.map(jnp.add, params, opt_state.trace)
     first = (state.not_finite == 0) & ~all_finite((sums['loss'], moved))
   return state.replace(
@@ -145,12 +150,13 @@ def train_step(
   )
 
 
-def _all_done(grads):
-  """The gradients, none before all: so parameters are updated where they lie.
+def _wait_for_all(grads):
+  """Returns the gradients after all have been computed.
 
-  Else XLA on CPU copies them first, since other gradients may yet have to read
-  them. (An all-reduce waits for all too; `optimization_barrier` is dropped
-  there before it matters.)
+  Then XLA on CPU can update the parameters in place. Otherwise it copies them
+  first, because gradients that are not yet computed may read them. With several
+  devices the all-reduce has the same effect. `optimization_barrier` has not:
+  XLA on CPU removes it too early.
   """
   with set_xla_metadata(inlineable='false'):
     return jax.jit(lambda grads: grads)(grads)
@@ -158,10 +164,10 @@ def _all_done(grads):
 
 @jax.jit
 def all_finite(tree: Any) -> jax.Array:
-  """Whether no number in a tree of arrays is NaN or infinite.
+  """Returns whether no number in a tree of arrays is NaN or infinite.
 
-  Looked for in their sums, which are one pass over them on every platform. (A
-  sum of finite numbers overflows only where a network is lost too.)
+  It checks the arrays' sums, which take one pass on every platform. (Finite
+  numbers whose sum overflows belong to a network that has diverged, too.)
   """
   sums = [jnp.sum(x) for x in jax.tree.leaves(tree)]
   return jnp.isfinite(jnp.stack(sums)).all()
@@ -179,13 +185,13 @@ def eval_step(
   The softmax outputs of an image's crops are averaged (section 4.1).
 
   Args:
-    params: the network's parameters, the same on all devices.
-    batch: `image` `[n, crops, H, W, 3]`, `label` `[n]`, `mask` `[n]`.
+    params: the network's parameters, equal on all devices.
+    batch: `image`, `[n, crops, H, W, 3]`, `label`, `[n]`, and `mask`, `[n]`.
     model: the network.
-    finish: from the batch to the network's input (`finish.finisher`).
+    finish: computes the network's input from the batch (`finish.finisher`).
 
   Returns:
-    `metrics.metric_sums`, and `confusion`, over all devices.
+    `metrics.metric_sums` and `confusion`, summed over all devices.
   """
   log_probs = _log_probs(params, batch, model, finish)
   return _scored(log_probs, batch)
@@ -200,12 +206,12 @@ def ensemble_step(
   """Scores the mean of several networks' softmax outputs (section 6).
 
   Args:
-    params: of each member, the same on all devices.
-    batches: as each member sees them: the same pictures in the same order.
-    members: each one's network, and from its batch to the network's input.
+    params: each network's parameters, equal on all devices.
+    batches: each network's batch, all of the same images in the same order.
+    members: each network with its `finish` function, as in `eval_step`.
 
   Returns:
-    As `eval_step`.
+    The same sums as `eval_step`.
   """
   log_probs = [
     _log_probs(one, batch, *member)
@@ -216,7 +222,7 @@ def ensemble_step(
 
 
 def _log_probs(params, batch, model, finish):
-  """Log of the softmax outputs, averaged over crops: `[n, num_classes]`."""
+  """Returns the log of the crops' mean softmax output, `[n, num_classes]`."""
   n, crops = batch['image'].shape[:2]
   with jax.named_scope('input'):
     images = finish(batch)
@@ -238,7 +244,7 @@ def _scored(log_probs, batch):
     return jax.lax.psum(sums, AXIS)
 
 
-# What the functions above call their parts besides the network's, in profiles.
+# Names of the parts of a step in profiles, in addition to the network's layers.
 SCOPE_NAMES = ('input', 'loss', 'all_reduce', 'optimizer', 'not_finite')
 
 
@@ -248,11 +254,17 @@ def p_train_step(
   devices: Sequence[Any] | None = None,
   **arguments: Any,
 ):
-  """`train_step` on all devices: `(state, batch) -> state`.
+  """Returns `train_step` on all devices: `(state, batch) -> state`.
 
-  `batch` is `[local devices, n, ...]`; the state is not stacked. Nor is it
-  kept, but with `donate=False`: it is donated, so it must have been put in
-  place by `replicate`. `devices` are others than JAX's, to compile for.
+  Args:
+    donate: whether the new state takes the old one's memory. The old state must
+      then come from `replicate`, and cannot be used again.
+    devices: devices to compile for; by default JAX's own.
+    **arguments: the arguments of `train_step` after the batch.
+
+  Returns:
+    A function of the state, which is not stacked, and the batch,
+    `[local devices, n, ...]`.
   """
   return jax.pmap(
     functools.partial(train_step, **arguments),
@@ -270,7 +282,7 @@ def p_eval_step(
   *,
   devices: Sequence[Any] | None = None,
 ):
-  """`eval_step` on all devices: `(params, batch) -> sums`."""
+  """Returns `eval_step` on all devices: `(params, batch) -> sums`."""
   return jax.pmap(
     functools.partial(eval_step, model=model, finish=finish),
     axis_name=AXIS,
@@ -281,7 +293,7 @@ def p_eval_step(
 
 
 def p_ensemble_step(members: Sequence[tuple[AlexNet, Finish]]):
-  """`ensemble_step` on all devices: `(params, batches) -> sums`."""
+  """Returns `ensemble_step` on all devices: `(params, batches) -> sums`."""
   return jax.pmap(
     functools.partial(ensemble_step, members=members),
     axis_name=AXIS,
@@ -291,7 +303,7 @@ def p_ensemble_step(members: Sequence[tuple[AlexNet, Finish]]):
 
 
 def replicated_sharding() -> NamedSharding:
-  """A copy on each of this process's devices."""
+  """Returns the sharding with a copy on each of this process's devices."""
   return NamedSharding(
     Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()
   )
@@ -300,6 +312,6 @@ def replicated_sharding() -> NamedSharding:
 def replicate(tree: Any) -> Any:
   """Copies a tree of arrays to each of this process's devices.
 
-  A step donates its state: what was not put in place before is deleted.
+  A step that donates its state needs this: it would delete other arrays.
   """
   return jax.device_put(tree, replicated_sharding())

@@ -5,7 +5,7 @@ from alexnet_jax.model.alexnet import AlexNet
 from alexnet_jax.model.architectures import ALEXNETS, Architecture
 from alexnet_jax.model.lrn import local_response_normalization
 
-# All that `config.model.name` may name.
+# The values of `config.model.name`.
 ARCHITECTURES: dict[str, Architecture] = {**ALEXNETS, **cifar10.NETWORKS}
 
 __all__ = [

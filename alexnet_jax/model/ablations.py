@@ -1,8 +1,8 @@
-"""What the paper says a part is worth: networks with that part changed.
+"""The paper's ablations: networks with one part removed or changed.
 
-`config.model.ablations` names any of `ABLATIONS`, applied in order; dropout has
-a field of its own (`model.dropout_rate`), and what is not of the network
-(lighting, crops) is a field of `config.data` or `config.eval`.
+`config.model.ablations` names members of `ABLATIONS`, applied in order. Dropout
+has its own field (`model.dropout_rate`); lighting and crops are fields of
+`config.data` and `config.eval`.
 """
 
 import dataclasses
@@ -18,16 +18,16 @@ from alexnet_jax.model.architectures import (
 
 
 def no_lrn(architecture: Architecture) -> Architecture:
-  """Without any response normalization (section 3.3)."""
+  """Removes response normalization (section 3.3)."""
   return architecture.with_ops(
     lambda op: None if isinstance(op, LRN | SpatialLRN) else op
   )
 
 
 def no_overlap(architecture: Architecture) -> Architecture:
-  """Pooling windows as large as their stride, z = s (section 3.4).
+  """Makes pooling windows as large as their stride, z = s (section 3.4).
 
-  AlexNet's maps keep their sizes: 55, 27, 13 and 6 pixels.
+  AlexNet's feature maps keep their sizes: 55, 27, 13 and 6 pixels.
   """
   return architecture.with_ops(
     lambda op: (
@@ -39,7 +39,10 @@ def no_overlap(architecture: Architecture) -> Architecture:
 
 
 def no_groups(architecture: Architecture) -> Architecture:
-  """Every kernel sees every map of the layer before, as many kernels."""
+  """Connects every kernel to all input channels (section 3.2).
+
+  The number of kernels stays, so the network has more parameters.
+  """
   return _each_conv(
     architecture.with_ops(_across_columns),
     lambda conv: dataclasses.replace(conv, groups=1),
@@ -47,11 +50,11 @@ def no_groups(architecture: Architecture) -> Architecture:
 
 
 def one_column(architecture: Architecture) -> Architecture:
-  """The paper's net for one GPU (section 3.5): one column's kernels.
+  """Returns the paper's network for one GPU (section 3.2, footnote 2).
 
-  Half the kernels in each convolution but the last, which keeps them all, so
-  that there are about as many parameters: most are fc6's. (The paper's
-  footnote: the comparison favours this one.)
+  Every convolution has half the kernels, except the last, which keeps all of
+  them. The number of parameters hardly changes, since most belong to fc6. (The
+  footnote says that the comparison favours this network.)
   """
   architecture = architecture.with_ops(_across_columns)
   last = [layer for layer in architecture.layers if isinstance(layer, Conv)][-1]
@@ -66,7 +69,7 @@ def one_column(architecture: Architecture) -> Architecture:
 
 
 def tanh(architecture: Architecture) -> Architecture:
-  """Tanh in place of ReLU (section 3.1)."""
+  """Replaces ReLU by tanh (section 3.1)."""
   return dataclasses.replace(architecture, activation='tanh')
 
 
@@ -77,11 +80,16 @@ ABLATIONS: dict[str, Callable[[Architecture], Architecture]] = {
 
 
 def ablated(architecture: Architecture, names: Sequence[str]) -> Architecture:
-  """A network with each of the named changes.
+  """Returns a network with the named changes.
 
   Args:
-    architecture: any.
+    architecture: the network to change.
     names: keys of `ABLATIONS`, applied in order.
+
+  Example:
+    >>> from alexnet_jax.model import ARCHITECTURES
+    >>> ablated(ARCHITECTURES['paper'], ['no_lrn', 'no_groups']).layers[1].then
+    (Activation(), MaxPool(window=3, stride=2))
   """
   for name in names:
     architecture = ABLATIONS[name](architecture)
@@ -89,7 +97,7 @@ def ablated(architecture: Architecture, names: Sequence[str]) -> Architecture:
 
 
 def _across_columns(op):
-  """LRN over all maps, where it was over each column's (krizhevsky2012)."""
+  """Normalizes across both columns at once (krizhevsky2012 does not)."""
   return dataclasses.replace(op, groups=1) if isinstance(op, LRN) else op
 
 

@@ -1,4 +1,8 @@
-"""AlexNet as a Flax module: a straight reading of an `Architecture`."""
+"""AlexNet as a Flax module (Figure 2 and section 3 of the paper).
+
+The module reads its layers from an `Architecture`; `architectures.py` has the
+networks themselves, `lrn.py` section 3.3 and `pool.py` section 3.4.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,22 +19,34 @@ from alexnet_jax.model.lrn import (
 )
 from alexnet_jax.model.pool import max_pool
 
-# Of a batch (`conv_batch`).
+# The most parts that a batch is split into (`conv_batch`).
 _MAX_PARTS = 16
 
 
 class AlexNet(nn.Module):
-  """Five convolutions, three dense layers, or what `architecture` says.
+  """AlexNet: five convolutions and three fully connected layers.
 
   Attributes:
-    architecture: the network as data, one of `ARCHITECTURES` or one's own.
-    num_classes: outputs of the last layer.
-    dtype: of the computation, float32 or bfloat16; parameters and logits are
-      float32 in either case. (float64, under `jax_enable_x64`, gives float64
-      logits: for comparisons.)
-    conv_batch: pictures that the convolutions take at a time, one part of the
-      batch after the other; None: all at once. The numbers are the same. On TPU
-      128 fill its lanes, and what lies between two layers stays on the chip.
+    architecture: the network's layers: one of `ARCHITECTURES` or your own.
+    num_classes: number of outputs of the last layer.
+    dtype: precision of the computation, float32 or bfloat16. Parameters and
+      logits are float32 in both cases. For exact comparisons, float64 (with
+      `jax_enable_x64`) gives float64 logits.
+    conv_batch: number of images that the convolutions process at a time, or
+      None for the whole batch. It affects speed only: on TPU, 128 images fill
+      the lanes, and activations between two layers stay on the chip.
+
+  Example:
+    >>> from alexnet_jax.model import ARCHITECTURES
+    >>> model = AlexNet(ARCHITECTURES['paper'], num_classes=10)
+    >>> images = jnp.zeros((1, 227, 227, 3))
+    >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    >>> jax.eval_shape(model.apply, variables, images)
+    ShapeDtypeStruct(shape=(1, 10), dtype=float32)
+    >>> variables['params']['conv1']['kernel']
+    ShapeDtypeStruct(shape=(11, 11, 3, 96), dtype=float32)
+
+  To compute numbers, replace `jax.eval_shape(f, ...)` by `jax.jit(f)(...)`.
   """
 
   architecture: architectures.Architecture
@@ -39,34 +55,34 @@ class AlexNet(nn.Module):
   conv_batch: int | None = None
 
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-    """Logits of a batch of images.
+    """Returns the logits of a batch of images.
 
     Args:
-      images: `[N, H, W, 3]` RGB pixels as the config's `data.mean` and
-        `data.std` leave them; the network normalizes nothing. Any size of at
-        least `architecture.min_input_size` goes, but the dense layers'
-        parameters are those of one size. Or the same pixels rearranged for
-        conv1, `[N, H', W', 48]`: `conv.to_blocks(images, blocks)` with the
-        `architecture.input_blocks(H)`. The parameters are the same.
-      train: whether dropout is on (it takes the 'dropout' random key).
+      images: `[N, H, W, 3]` RGB pixels, normalized by the config's `data.mean`
+        and `data.std`; the network normalizes nothing. The size may be any from
+        `architecture.min_input_size` up, but fc6's parameters fit one size
+        only. `[N, H', W', 48]` are the same pixels rearranged for conv1 by
+        `conv.to_blocks(images, architecture.input_blocks(H))`; the parameters
+        are the same.
+      train: whether dropout is on. It needs the random key 'dropout'.
 
     Returns:
       `[N, num_classes]` float32 logits.
 
     Raises:
-      ValueError: the images are too small for the network.
+      ValueError: the images are too small or do not have four dimensions.
     """
     logits = self._layers(images, train, logits=True)
     return logits.astype(jnp.promote_types(self.dtype, jnp.float32))
 
   def features(self, images: jax.Array) -> jax.Array:
-    """What the last layer sees: fc7 after its ReLU, without dropout.
+    """Returns the last layer's input: fc7 after its ReLU, without dropout.
 
     Args:
-      images: as for `__call__`.
+      images: as in `__call__`.
 
     Returns:
-      `[N, 4096]` in the six networks of `ALEXNETS`, of `dtype`.
+      `[N, 4096]` for the networks in `ALEXNETS`, with the module's `dtype`.
     """
     x = self._layers(images, train=False, logits=False)
     return x.reshape(x.shape[0], -1)
@@ -79,7 +95,7 @@ class AlexNet(nn.Module):
     layers = list(zip(arch.layer_names, arch.layers, strict=True))
     if not logits:
       name, layer = layers[-2]
-      # Features are what is there before a last dropout, which may scale.
+      # Features are taken before the last dropout, which may scale them.
       kept = [op for op in layer.then if type(op) is not architectures.Dropout]
       layers[-2:] = [(name, dataclasses.replace(layer, then=tuple(kept)))]
     convs = [
@@ -91,8 +107,8 @@ class AlexNet(nn.Module):
     for part in _parts(x, self.conv_batch):
       before = outputs[-1:]
       for conv in convs:
-        # conv1 [N, 55, 55, 96], conv2 [N, 27, 27, 256],
-        # conv3..5 [N, 13, 13, 384 or 256]; see Figure 2.
+        # Figure 2: conv1 [N, 55, 55, 96], conv2 [N, 27, 27, 256],
+        # conv3 and conv4 [N, 13, 13, 384], conv5 [N, 13, 13, 256].
         part = conv(part, before)
         part = self._then(conv.name, conv.layer, part, train)
         before = []
@@ -100,27 +116,28 @@ class AlexNet(nn.Module):
     x = jnp.concatenate(outputs) if len(outputs) > 1 else outputs[0]
     for name, layer in layers[len(convs) :]:
       assert isinstance(layer, architectures.Dense)
-      x = x.reshape(x.shape[0], -1)  # fc6 [N, 6 * 6 * 256]
+      x = x.reshape(x.shape[0], -1)  # fc6's input: [N, 6 * 6 * 256]
       x = Dense(layer, self.num_classes, self.dtype, name=name)(x)
       x = self._then(name, layer, x, train)
     return x
 
   def _check(self, images):
-    """Whether these are blocks of pixels; refuses what is too small."""
+    """Returns whether these are blocks of pixels; checks the size."""
     arch = self.architecture
     if images.ndim != 4:
-      raise ValueError(f'images of shape {images.shape}: [N, H, W, 3] needed')
+      raise ValueError(
+        f'images have shape {images.shape}, but [N, H, W, 3] is needed'
+      )
     height, width, channels = images.shape[1:]
     side, first = arch.block_size, arch.layers[0]
     blocked = side > 1 and channels == 3 * side**2
     if blocked and isinstance(first, architectures.Conv):
-      # What pads them is no part of the pictures.
+      # The padding is not part of the images.
       height, width = (side * n - sum(first.padding) for n in (height, width))
     if arch.spatial_size(min(height, width)) < 1:
       raise ValueError(
-        f'images of {height}x{width} pixels are too small'
-        f' for {arch.name!r}: at least'
-        f' {arch.min_input_size}x{arch.min_input_size}'
+        f'images of {height}x{width} pixels are too small for {arch.name!r},'
+        f' which needs at least {arch.min_input_size}x{arch.min_input_size}'
       )
     return blocked
 
@@ -158,7 +175,7 @@ class AlexNet(nn.Module):
 
 
 class Conv(nn.Module):
-  """A convolution with the paper's initialization."""
+  """A convolution with the initial weights of section 5."""
 
   layer: architectures.Conv
   dtype: jnp.dtype
@@ -168,9 +185,10 @@ class Conv(nn.Module):
   def __call__(
     self, x: jax.Array, before: Sequence[jax.Array] = ()
   ) -> jax.Array:
-    """`[N, H, W, in]`, or its blocks, to `[N, H', W', features]`.
+    """Maps `[N, H, W, in]`, or its blocks, to `[N, H', W', features]`.
 
-    What is `before` is computed before, so that memory is shared in turns.
+    The arrays in `before` are computed first: parts of a batch that are
+    processed one after the other can then share memory.
     """
     layer = self.layer
     inputs = x.shape[-1] // layer.groups
@@ -187,7 +205,7 @@ class Conv(nn.Module):
     kernel = kernel.astype(self.dtype)
     bias = self.param('bias', bias_init, (*place, layer.features))
     if before:
-      # Not of `x`: the part of a batch would have to be copied for it.
+      # A barrier on `x` would copy this part of the batch.
       kernel, bias, *_ = jax.lax.optimization_barrier((kernel, bias, *before))
     if self.blocked:
       x = conv2d_of_blocks(x, kernel, layer.stride)
@@ -199,7 +217,7 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-  """A fully connected layer with the paper's initialization."""
+  """A fully connected layer with the initial weights of section 5."""
 
   layer: architectures.Dense
   num_classes: int
@@ -207,7 +225,7 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """`[N, in]` to `[N, features]`."""
+    """Maps `[N, in]` to `[N, features]`."""
     features = self.layer.features or self.num_classes
     kernel_init, bias_init = _initializers(self.layer, x.shape[-1])
     kernel = self.param('kernel', kernel_init, (x.shape[-1], features))
@@ -216,9 +234,10 @@ class Dense(nn.Module):
 
 
 def _parts(x, size):
-  """A batch in parts of `size`, or whole if they do not fill it.
+  """Splits a batch into parts of `size`, if `size` divides it.
 
-  Whole too where they would be many: each is compiled on its own.
+  A batch of more than `_MAX_PARTS` parts is not split: each part is compiled
+  separately.
   """
   if not size or len(x) % size or len(x) > _MAX_PARTS * size:
     return [x]
@@ -226,7 +245,7 @@ def _parts(x, size):
 
 
 def _initializers(layer, fan_in):
-  """Initializers of a layer's kernel and bias."""
+  """Returns the initializers of a layer's kernel and bias."""
   if layer.weight_std is not None:
     return (
       nn.initializers.normal(layer.weight_std),

@@ -1,10 +1,10 @@
 """Every network that people call AlexNet, as data.
 
-Each value of `ALEXNETS` reads like Figure 2 of the paper, one line a
-layer, `then` naming what follows the layer's linear part in order. All that
-tells the six apart stands here and nowhere else:
+Each value of `ALEXNETS` can be read beside Figure 2 of the paper: one entry a
+layer, where `then` lists the operations after the layer's linear part, in
+order. All differences between the six networks are in this file:
 
-  paper           Krizhevsky, Sutskever and Hinton (2012), as its text has it.
+  paper           Krizhevsky, Sutskever and Hinton (2012), as in its text.
   krizhevsky2012  The same network as its authors' code ran it: net 145 of
                   computerhistory/AlexNet-Source-Code, layers/layers-145.cfg.
   owt             "One weird trick" (Krizhevsky, 2014), in one column:
@@ -13,26 +13,27 @@ tells the six apart stands here and nowhere else:
   caffenet        BVLC Caffe, models/bvlc_reference_caffenet.
   torchvision     torchvision/models/alexnet.py.
 
-A network of one's own is another `Architecture`, or `dataclasses.replace` of
-one of these.
+For your own network, write an `Architecture` or change one of these with
+`dataclasses.replace`.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-  """The network's nonlinearity, `Architecture.activation`."""
+  """The network's nonlinearity, `Architecture.activation` (section 3.1)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LRN:
-  """Local response normalization across channels (paper, section 3.3).
+  """Local response normalization across channels (section 3.3).
 
-  `alpha` is the paper's: it is not divided by `size`, as Caffe and PyTorch do.
+  `alpha` is the paper's: it is not divided by `size`. (Caffe and PyTorch divide
+  theirs.)
   """
 
   size: int = 5
@@ -44,9 +45,9 @@ class LRN:
 
 @dataclasses.dataclass(frozen=True)
 class SpatialLRN:
-  """Normalization over a `size` x `size` patch of a channel's own map.
+  """Response normalization over a `size` x `size` patch of each channel.
 
-  cuda-convnet's `type=rnorm`, which the paper does not mention.
+  This is cuda-convnet's `type=rnorm`, which the paper does not mention.
   """
 
   size: int = 5
@@ -57,21 +58,31 @@ class SpatialLRN:
 
 @dataclasses.dataclass(frozen=True)
 class MaxPool:
-  """Max pooling; it overlaps where `window > stride` (section 3.4)."""
+  """Max pooling, overlapping if `window > stride` (section 3.4)."""
 
   window: int = 3
   stride: int = 2
+
+  def output_size(self, size: int) -> int:
+    """Returns the output's height and width, in pixels."""
+    return (size - self.window) // self.stride + 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Dropout:
   """Dropout with probability `rate` (section 4.2).
 
-  What is kept is divided by `1 - rate` in training (`scale_at='train'`: every
-  later library's), or all is multiplied by it at test time ('test': the paper,
-  its code, cuda-convnet). The two are the same family of networks, but not the
-  same training: 'test' at an initial deviation of .01 is 'train' at .005, with
-  the next layer's rate divided by 4 and its decay multiplied by 4.
+  `scale_at` is one of:
+
+    train: kept units are divided by `1 - rate` in training, as in all later
+      libraries.
+    test: all units are multiplied by `1 - rate` at test time, as in the paper,
+      its code and cuda-convnet.
+
+  Both describe the same networks, but train differently: with a rate of 0.5,
+  'test' with an initial standard deviation of 0.01 equals 'train' with 0.005,
+  the next layer's learning rate divided by 4 and its weight decay multiplied
+  by 4.
   """
 
   rate: float = 0.5
@@ -83,17 +94,17 @@ Op = Activation | LRN | SpatialLRN | MaxPool | Dropout
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-  """How pictures are cut into blocks for a strided first convolution.
+  """How images are cut into blocks for a strided first convolution.
 
-  A convolution of stride 4 over `[H, W, 3]` is one of stride 1 over blocks of
-  4 x 4 pixels, `[H', W', 48]`: space to depth. Rows, then columns, then
-  channels of a block follow each other in its depth.
+  A convolution with a stride of 4 over `[H, W, 3]` equals one with a stride of
+  1 over blocks of 4 x 4 pixels, `[H', W', 48]` (space to depth). The 48 values
+  are ordered by row, then column, then channel.
 
   Attributes:
-    size: height and width of a block, in pixels: the stride.
-    before: zeros above and to the left, the convolution's own.
-    after: zeros below and to the right, that the blocks be whole; negative
-      where no window reaches the last pixels.
+    size: height and width of a block in pixels, equal to the stride.
+    before: zeros above and to the left: the convolution's padding.
+    after: zeros below and to the right that complete the last blocks; negative
+      if no window reaches the last pixels.
   """
 
   size: int
@@ -103,20 +114,21 @@ class Blocks:
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-  """A convolution, and what is done to its output.
+  """A convolution and the operations that follow it.
 
   Attributes:
-    features: output channels.
+    features: number of output channels.
     kernel: height and width of the kernel.
     stride: step in both directions.
-    padding: zeros before and after, in both directions.
-    groups: the paper's columns; kernels see `1 / groups` of the input.
-    shared: whether all positions share one kernel; else each has its own
-      (cuda-convnet's `type=local`): then of stride 1 and one group.
-    weight_std: deviation of the normal initial weights; None is PyTorch's
-      default, uniform in +-1/sqrt(fan_in), for weights and bias.
-    bias: the initial bias, where `weight_std` is a number.
-    then: operations that follow, in order.
+    padding: zeros before and after the pixels, in both directions.
+    groups: the paper's columns; each kernel sees `1 / groups` of the input
+      channels.
+    shared: whether all positions share their kernels. If not, each position has
+      its own (cuda-convnet's `type=local`); stride and groups must be 1.
+    weight_std: standard deviation of the normal initial weights. None is
+      PyTorch's default for weights and bias: uniform in +-1/sqrt(fan_in).
+    bias: the initial bias, if `weight_std` is a number.
+    then: the operations that follow, in order.
   """
 
   features: int
@@ -130,11 +142,19 @@ class Conv:
   then: tuple[Op, ...] = ()
 
   def output_size(self, size: int) -> int:
-    """Height and width of the output of an input of `size`, in pixels."""
+    """Returns the output's height and width, in pixels."""
     return (size + sum(self.padding) - self.kernel) // self.stride + 1
 
+  def pooled_size(self, size: int) -> int:
+    """Returns the height and width after the layer's pooling, in pixels."""
+    size = self.output_size(size)
+    for op in self.then:
+      if isinstance(op, MaxPool):
+        size = op.output_size(size)
+    return size
+
   def blocks(self, size: int) -> Blocks:
-    """How an input of height and width `size` is cut into blocks."""
+    """Returns how an input of height and width `size` is cut into blocks."""
     number = self.output_size(size) - 1 + -(-self.kernel // self.stride)
     before = self.padding[0]
     return Blocks(self.stride, before, number * self.stride - before - size)
@@ -142,7 +162,7 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-  """A fully connected layer; `features=None` is one output a class."""
+  """A fully connected layer; `features=None` means one output per class."""
 
   features: int | None = None
   weight_std: float | None = 0.01
@@ -156,9 +176,13 @@ class Architecture:
 
   Attributes:
     name: the key in `alexnet_jax.model.ARCHITECTURES`.
-    input_size: the height and width that its authors fed it, in pixels.
-    layers: in order; the i-th (from 1) is called `conv{i}` or `fc{i}`.
+    input_size: height and width of its authors' images, in pixels.
+    layers: the layers in order; layer i (from 1) is called `conv{i}` or
+      `fc{i}`.
     activation: 'relu' or 'tanh'.
+
+  Raises:
+    ValueError: the layers or the activation are not supported.
   """
 
   name: str
@@ -169,24 +193,26 @@ class Architecture:
   def __post_init__(self):
     if self.activation not in ('relu', 'tanh'):
       raise ValueError(
-        f'activation {self.activation!r} of {self.name!r}: relu or tanh'
+        f'activation {self.activation!r} of {self.name!r} is not relu or tanh'
       )
     for layer in self.layers:
       match layer:
         case Conv(shared=False, stride=stride, groups=groups):
           if (stride, groups) != (1, 1):
             raise ValueError(
-              f'{self.name!r}: {layer} needs a stride of 1 and one group'
+              f'{self.name!r}: {layer} must have a stride of 1 and one group'
             )
     kinds = [type(layer) for layer in self.layers]
     if kinds != sorted(kinds, key=[Conv, Dense].index) or not kinds:
-      raise ValueError(f'{self.name!r}: convolutions first, then dense layers')
+      raise ValueError(
+        f'{self.name!r} must have convolutions first, then dense layers'
+      )
     if kinds[-1] is not Dense:
-      raise ValueError(f'{self.name!r}: the last layer must be Dense')
+      raise ValueError(f'the last layer of {self.name!r} must be Dense')
 
   @property
   def layer_names(self) -> tuple[str, ...]:
-    """What the layers' parameters are called: conv1..conv5, fc6..fc8."""
+    """Names of the layers' parameters: conv1..conv5, fc6..fc8."""
     return tuple(
       f'{"conv" if isinstance(layer, Conv) else "fc"}{i}'
       for i, layer in enumerate(self.layers, 1)
@@ -194,37 +220,48 @@ class Architecture:
 
   @property
   def scope_names(self) -> tuple[str, ...]:
-    """What profiles call its parts, in order: conv1, lrn1, pool1, conv2, ..."""
+    """Names of its parts in profiles, in order: conv1, lrn1, pool1, ..."""
     names = []
     for name, layer in zip(self.layer_names, self.layers, strict=True):
       names += [name, *(scope_name(name, op) for op in layer.then)]
     return tuple(dict.fromkeys(names))
 
-  def spatial_size(self, size: int) -> int:
-    """Height and width in pixels of what the first dense layer sees.
+  def layer_inputs(
+    self, size: int
+  ) -> Iterator[tuple[str, Conv | Dense, int, int]]:
+    """Yields each layer's name, the layer, and its input's size and channels.
 
-    Zero or less where an input of `size` x `size` leaves nothing.
+    Sizes are heights and widths in pixels, 1 after a dense layer.
+
+    Args:
+      size: height and width of the images, in pixels.
     """
-    for layer in self.layers:
-      if isinstance(layer, Conv):
-        size = layer.output_size(size)
-        for op in layer.then:
-          if isinstance(op, MaxPool):
-            size = (size - op.window) // op.stride + 1
-      if size < 1:
-        return 0
-    return size
+    channels = 3
+    for name, layer in zip(self.layer_names, self.layers, strict=True):
+      yield name, layer, size, channels
+      size = layer.pooled_size(size) if isinstance(layer, Conv) else 1
+      channels = layer.features or 0
+
+  def spatial_size(self, size: int) -> int:
+    """Returns the height and width of the first dense layer's input.
+
+    Returns 0 if images of `size` x `size` pixels are too small.
+    """
+    for _, layer, side, _ in self.layer_inputs(size):
+      if isinstance(layer, Dense) or side < 1:
+        break
+    return max(side, 0)
 
   @property
   def block_size(self) -> int:
-    """Side of the blocks that the first layer may be given; 1: of none."""
+    """Side of the blocks that the first layer accepts; 1 if none."""
     first = self.layers[0]
     if not isinstance(first, Conv) or first.groups > 1:
       return 1
     return first.stride
 
   def input_blocks(self, size: int) -> Blocks | None:
-    """How pictures of `size` x `size` pixels are cut; None: they are not."""
+    """Returns how `size` x `size` images are cut, or None if they are not."""
     first = self.layers[0]
     if self.block_size == 1 or not isinstance(first, Conv):
       return None
@@ -232,11 +269,11 @@ class Architecture:
 
   @property
   def min_input_size(self) -> int:
-    """The smallest square input, in pixels, that leaves one pixel."""
+    """Height and width of the smallest images that it accepts, in pixels."""
     return next(s for s in range(1, 1 << 16) if self.spatial_size(s) > 0)
 
   def with_ops(self, change: Callable[[Op], Op | None]) -> 'Architecture':
-    """The same network with each operation changed, or (None) left out."""
+    """Returns the network with changed operations; None removes one."""
     layers = tuple(
       dataclasses.replace(
         layer, then=tuple(op for op in map(change, layer.then) if op)
@@ -246,7 +283,7 @@ class Architecture:
     return dataclasses.replace(self, layers=layers)
 
   def with_dropout(self, **changes: Any) -> 'Architecture':
-    """The same network with each `Dropout` changed: `rate=0.0`, and so on."""
+    """Returns the network with changed `Dropout`s, such as `rate=0.0`."""
     return self.with_ops(
       lambda op: (
         dataclasses.replace(op, **changes) if isinstance(op, Dropout) else op
@@ -255,9 +292,9 @@ class Architecture:
 
 
 def scope_name(layer_name: str, op: Op) -> str:
-  """What profiles call an operation that follows a layer: lrn1, pool1, ..."""
+  """Returns an operation's name in profiles: lrn1, pool1, ..."""
   kinds = {LRN: 'lrn', SpatialLRN: 'lrn', MaxPool: 'pool', Dropout: 'dropout'}
-  # An activation is one with the layer whose output it is.
+  # An activation is counted with its layer.
   kind = kinds.get(type(op))
   number = layer_name.removeprefix('conv').removeprefix('fc')
   return f'{kind}{number}' if kind else layer_name
@@ -270,7 +307,7 @@ _PAPER_LRN = LRN()
 
 PAPER = Architecture(
   name='paper',
-  # The paper prints 224; without padding only 227 gives its 55 x 55 maps.
+  # The paper says 224, but without padding only 227 gives its 55 x 55 maps.
   input_size=227,
   layers=(
     Conv(96, kernel=11, stride=4, then=(_ACT, _PAPER_LRN, _POOL)),
@@ -291,14 +328,14 @@ PAPER = Architecture(
   ),
 )
 
-# Each of the two columns is normalized alone, and alpha is divided by 5.
+# Each of the two columns is normalized separately, and alpha is divided by 5.
 _COLUMN_LRN = LRN(alpha=1e-4 / 5, groups=2)
 
 KRIZHEVSKY2012 = Architecture(
   name='krizhevsky2012',
   input_size=224,
   layers=(
-    # The last window hangs 3 pixels over the edge: its sizes round up.
+    # The last window extends 3 pixels beyond the edge: sizes are rounded up.
     Conv(
       96,
       kernel=11,
@@ -359,7 +396,10 @@ _CAFFE_LRN = LRN(k=1.0, alpha=1e-4 / 5)
 
 
 def _caffe(name: str, bias: float, order: tuple[Op, ...]) -> Architecture:
-  """Caffe's two, which differ in the ones-biases and in LRN's place."""
+  """Returns one of Caffe's two networks.
+
+  They differ in the non-zero biases and in the order of LRN and pooling.
+  """
   return Architecture(
     name=name,
     input_size=227,
@@ -394,7 +434,7 @@ TORCHVISION = Architecture(
     Conv(192, kernel=5, padding=(2, 2), weight_std=None, then=(_ACT, _POOL)),
     Conv(384, padding=(1, 1), weight_std=None, then=(_ACT,)),
     Conv(256, padding=(1, 1), weight_std=None, then=(_ACT,)),
-    # Here dropout comes before fc6 and fc7; elsewhere it follows them.
+    # Dropout precedes fc6 and fc7; in the other networks it follows them.
     Conv(256, padding=(1, 1), weight_std=None, then=(_ACT, _POOL, _DROP)),
     Dense(4096, weight_std=None, then=(_ACT, _DROP)),
     Dense(4096, weight_std=None, then=(_ACT,)),
@@ -416,8 +456,8 @@ ALEXNETS: dict[str, Architecture] = {
 
 
 def torch_uniform_bound(fan_in: int) -> float:
-  """PyTorch's default for convolutions and linear layers: 1/sqrt(fan_in).
+  """Returns the bound of PyTorch's default initial weights, 1/sqrt(fan_in).
 
-  Kaiming-uniform with a = sqrt(5) is uniform in +-sqrt(6 / (6 fan_in)).
+  Its kaiming_uniform with a = sqrt(5) is uniform in +-sqrt(6 / (6 fan_in)).
   """
   return 1.0 / math.sqrt(fan_in)

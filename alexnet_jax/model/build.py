@@ -1,4 +1,4 @@
-"""The network that a config names."""
+"""Builds the network that a config describes."""
 
 from typing import Any
 
@@ -11,11 +11,17 @@ from alexnet_jax.model.ablations import ablated
 
 
 def build_model(config: Any, platform: str | None = None) -> AlexNet:
-  """The network that `config.model`, or that of a config.json, names.
+  """Returns the network that `config.model` describes.
 
   Args:
-    config: of the model.
-    platform: for which it is to be fast; JAX's own where not given.
+    config: `config.model`, or the same object of a run's config.json.
+    platform: the platform to optimize for, such as 'tpu'; by default JAX's
+      current one.
+
+  Example:
+    >>> model = build_model({'name': 'caffe', 'num_classes': 10})
+    >>> model.architecture.input_size
+    227
   """
   platform = platform or jax.default_backend()
   changes = {'scale_at': config.get('dropout_scaling', 'train')}
@@ -33,6 +39,11 @@ def build_model(config: Any, platform: str | None = None) -> AlexNet:
 
 
 def abstract_params(model: AlexNet, image_size: int) -> Any:
-  """Shapes and dtypes of a network's parameters at an input size."""
+  """Returns the shapes and dtypes of a network's parameters.
+
+  Args:
+    model: the network.
+    image_size: height and width of its images, in pixels.
+  """
   images = np.zeros((1, image_size, image_size, 3))
   return jax.eval_shape(model.init, jax.random.key(0), images)['params']

@@ -1,15 +1,16 @@
-"""The networks that the paper trains on CIFAR-10 beside AlexNet.
+"""The networks that the paper trains on CIFAR-10.
 
-  cifar10_relu   Figure 1's "four-layer convolutional network". It was not
-                 published: here three convolutions and a fully connected layer,
-                 those of cuda-convnet's layers-18pct.cfg without its LRN, with
-                 max pooling throughout. Its ablation 'tanh' is the dashed line.
-  cifar10_local  Section 3.3's: cuda-convnet's layers-conv-local-11pct.cfg in
-                 its first version (LRN of 5 maps before both pools:
-                 dnouri/cuda-convnet at 3878e8f). Its ablation 'no_lrn' is
-                 layers-conv-local-13pct.cfg, the same network.
+  cifar10_relu   Figure 1's "four-layer convolutional network", the solid line.
+                 The original was not published. This one has the three
+                 convolutions and the fully connected layer of cuda-convnet's
+                 layers-18pct.cfg, without its LRN and with max pooling
+                 throughout. With the ablation 'tanh' it is the dashed line.
+  cifar10_local  The network of section 3.3: cuda-convnet's
+                 layers-conv-local-11pct.cfg in its first version (LRN over 5
+                 channels before both pools; dnouri/cuda-convnet at 3878e8f).
+                 With the ablation 'no_lrn' it is layers-conv-local-13pct.cfg.
 
-cuda-convnet's pools round their sizes up, ours down.
+cuda-convnet rounds the sizes of pooled maps up; these networks round down.
 """
 
 from alexnet_jax.model.architectures import (
@@ -35,12 +36,12 @@ CIFAR10_RELU = Architecture(
   ),
 )
 
-# scale=0.001 in the file, which cuda-convnet divides by the size.
+# The file has scale=0.001, which cuda-convnet divides by the size.
 _LRN = LRN(size=5, k=1.0, alpha=0.001 / 5, beta=0.75)
 
 CIFAR10_LOCAL = Architecture(
   name='cifar10_local',
-  # Crops of CIFAR-10's 32 x 32.
+  # Crops of CIFAR-10's 32 x 32 images.
   input_size=24,
   layers=(
     Conv(

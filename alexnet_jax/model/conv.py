@@ -1,10 +1,10 @@
-"""Convolution whose gradients are fast on CPU too.
+"""Convolution with gradients that are fast on CPU too (section 3.5).
 
-XLA lowers the weight gradient of a large-kernel convolution and every grouped
-convolution badly on CPU. There, and only there, the groups are split, oneDNN
-convolves where it can (`onednn.py`), and the weight gradient is written as a
-forward convolution, which XLA makes matrix products of. The form is chosen by
-platform when the computation is lowered; GPU and TPU keep XLA's own.
+On CPU, XLA is slow at grouped convolutions and at weight gradients of large
+kernels. On CPU only, this module splits the groups, uses oneDNN where it can
+(`onednn.py`), and writes the weight gradient as a forward convolution, which
+XLA turns into matrix products. GPU and TPU keep XLA's own convolutions. The
+platform is chosen when the computation is lowered.
 """
 
 import functools
@@ -29,17 +29,25 @@ def conv2d(
   padding: tuple[int, int],
   groups: int,
 ) -> jax.Array:
-  """Two-dimensional convolution (cross-correlation, as everywhere).
+  """Computes a two-dimensional convolution (as a cross-correlation).
 
   Args:
     x: `[N, H, W, in]`.
-    kernel: `[kh, kw, in / groups, out]`, of the dtype of `x`.
+    kernel: `[kh, kw, in / groups, out]`, with the dtype of `x`.
     stride: step in both directions.
-    padding: zeros before and after, in both directions.
-    groups: the i-th part of the outputs sees the i-th part of the inputs.
+    padding: zeros before and after the pixels, in both directions.
+    groups: number of parts that inputs and outputs are divided into; each part
+      of the outputs sees the same part of the inputs.
 
   Returns:
-    `[N, H', W', out]`, of the dtype of `x`.
+    `[N, H', W', out]`, with the dtype of `x`.
+
+  Example:
+    >>> images = jax.ShapeDtypeStruct((2, 227, 227, 3), jnp.float32)
+    >>> kernel = jax.ShapeDtypeStruct((11, 11, 3, 96), jnp.float32)
+    >>> conv1 = functools.partial(conv2d, stride=4, padding=(0, 0), groups=1)
+    >>> jax.eval_shape(conv1, images, kernel).shape
+    (2, 55, 55, 96)
   """
 
   def conv(x, kernel):
@@ -62,8 +70,8 @@ def _conv_bwd(stride, padding, groups, residuals, g):
     def dx(g, kernel):
       return _input_gradient(g, kernel, x.shape[1:3], stride, padding)
 
-    # A call of its own: or XLA fuses a ReLU into the transposes within, and is
-    # fast at nothing but plain transposes.
+    # Not inlined: XLA would fuse a ReLU into the transposes, and only plain
+    # transposes are fast.
     with set_xla_metadata(inlineable='false'):
       dkernel = _weight_gradients(
         x, g, kernel.shape[:2], stride, padding, groups
@@ -85,26 +93,33 @@ conv2d.defvjp(_conv_fwd, _conv_bwd)
 
 
 def conv2d_of_blocks(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-  """`conv2d` of one group, over pixels that were rearranged before.
+  """Computes `conv2d` with one group, from blocks of pixels.
 
   Args:
-    x: `[N, H', W', stride * stride * in]`, padded; see `architectures.Blocks`.
-    kernel: `[kh, kw, in, out]`, of the dtype of `x`.
-    stride: step over the pixels, and side of a block.
+    x: `[N, H', W', stride * stride * in]`, with padding: see `to_blocks`.
+    kernel: `[kh, kw, in, out]`, with the dtype of `x`.
+    stride: step over the pixels, equal to the side of a block.
 
   Returns:
-    What `conv2d` gives of the pixels: `[N, H'', W'', out]`.
+    `[N, H'', W'', out]`, as `conv2d` returns it for the pixels.
   """
   return conv2d(x, _kernel_to_blocks(kernel, stride), 1, (0, 0), 1)
 
 
 def to_blocks(x: Any, rows: Blocks, columns: Blocks | None = None) -> Any:
-  """`[..., H, W, C]`, of JAX or NumPy, to `[..., H', W', size * size * C]`.
+  """Rearranges pixels into blocks (space to depth).
 
   Args:
-    x: pixels.
+    x: pixels, `[..., H, W, C]`, of JAX or NumPy.
     rows: how the height is cut.
-    columns: how the width is cut; as the height where not given.
+    columns: how the width is cut; by default like the height.
+
+  Returns:
+    `[..., H', W', size * size * C]`, an array of the same library.
+
+  Example:
+    >>> to_blocks(np.arange(16).reshape(4, 4, 1), Blocks(2, 0, 0))[0, 0]
+    array([0, 1, 4, 5])
   """
   xp = jnp if isinstance(x, jax.Array) else np
   *outer, h, w, channels = x.shape
@@ -120,7 +135,7 @@ def to_blocks(x: Any, rows: Blocks, columns: Blocks | None = None) -> Any:
 
 
 def _kernel_to_blocks(kernel, size):
-  """`[kh, kw, in, out]` to `[kh', kw', size * size * in, out]`."""
+  """Rearranges `[kh, kw, in, out]` as `[kh', kw', size * size * in, out]`."""
   kh, kw, channels, out = kernel.shape
   rows, columns = -(-kh // size), -(-kw // size)
   padding = (0, rows * size - kh), (0, columns * size - kw), (0, 0), (0, 0)
@@ -148,17 +163,17 @@ def _conv_on_cpu(x, kernel, stride, padding):
 
 
 def _input_gradient(g, kernel, size, stride, padding):
-  """dL/dx, `[N, *size, in]`, of one group.
+  """Computes dL/dx, `[N, *size, in]`, of one group.
 
-  With a stride of 1 it is the output's gradient, padded by what of a kernel
-  reaches beyond the input, and convolved with the kernel turned by half.
+  With a stride of 1 it is the output's gradient, padded by `kernel - 1` minus
+  the forward padding, convolved with the kernel rotated by 180 degrees.
   """
   height, width = size
   before, after = (kernel.shape[0] - 1 - n for n in padding)
   square = kernel.shape[0] == kernel.shape[1]
   if onednn.is_usable(g) and stride == 1 and square and min(before, after) >= 0:
-    turned = kernel[::-1, ::-1]
-    return onednn.conv2d(g, turned, 1, (before, after), transposed=True)
+    rotated = kernel[::-1, ::-1]
+    return onednn.conv2d(g, rotated, 1, (before, after), transposed=True)
   shape = (len(g), height, width, kernel.shape[2])
   transpose = jax.linear_transpose(
     lambda x: _xla_conv(x, kernel, stride, padding, 1),
@@ -168,7 +183,7 @@ def _input_gradient(g, kernel, size, stride, padding):
 
 
 def _by_group(operation, groups, *arrays):
-  """`operation` on each part of the arrays' last axes, side by side."""
+  """Applies `operation` to each group of the arrays' last axes."""
   parts = zip(*(jnp.split(x, groups, axis=-1) for x in arrays), strict=True)
   outputs = [operation(*part) for part in parts]
   return jnp.concatenate(outputs, axis=-1) if groups > 1 else outputs[0]
@@ -183,18 +198,19 @@ def _weight_gradients(x, g, kernel_size, stride, padding, groups):
 
 
 def _weight_gradient(x, g, kernel_size, stride, padding):
-  """dL/dkernel, as a convolution of the input with the output's gradient.
+  """Computes dL/dkernel by convolving the input with the output's gradient.
 
-  dkernel[i, j] = sum over (n, y, x) of
-  padded[n, stride y + i, stride x + j]^T g[n, y, x]: channels take the place of
-  the batch, and the batch that of the channels. Stated in the layout of a
-  forward convolution it runs at nearly the speed of a matrix product
-  (benchmarks/conv.py); as XLA's rule of differentiation has it, far below.
+    dkernel[i, j] = sum over (n, y, x) of
+      padded[n, stride y + i, stride x + j]^T g[n, y, x]
+
+  Channels take the place of the batch, and the batch that of the channels. In
+  the layout of a forward convolution this runs at nearly the speed of a matrix
+  product; the gradient that JAX derives is far slower (benchmarks/conv.py).
   """
   kh, kw = kernel_size
   (_, h, w, channels), out = x.shape, g.shape[-1]
   if stride > 1:
-    # Over blocks of pixels the stride is 1, and few channels become many.
+    # Over blocks of pixels, the stride is 1 and there are more channels.
     blocks = [
       _blocks(n, out_n, k, stride, padding)
       for n, out_n, k in ((h, g.shape[1], kh), (w, g.shape[2], kw))
@@ -211,7 +227,7 @@ def _weight_gradient(x, g, kernel_size, stride, padding):
   dkernel = _xla_conv(
     x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, padding, 1
   )
-  # More rows than kh come of pixels that no window reached.
+  # Rows beyond kh come from pixels that no window reaches.
   return dkernel[:, :kh, :kw].transpose(1, 2, 0, 3)
 
 
@@ -223,19 +239,19 @@ def _blocks(size, output_size, kernel, stride, padding):
 def local_conv2d(
   x: jax.Array, kernel: jax.Array, size: int, padding: tuple[int, int]
 ) -> jax.Array:
-  """A convolution of stride 1 whose kernel is another at each position.
+  """Computes a locally connected layer: each position has its own kernel.
 
-  cuda-convnet's `type=local`, a locally connected layer.
+  This is cuda-convnet's `type=local`, with a stride of 1.
 
   Args:
     x: `[N, H, W, in]`.
-    kernel: `[H', W', size * size * in, out]`; rows, then columns, then channels
-      of a window follow each other.
+    kernel: `[H', W', size * size * in, out]`; the values of a window are
+      ordered by row, then column, then channel.
     size: height and width of the window.
-    padding: zeros before and after, in both directions.
+    padding: zeros before and after the pixels, in both directions.
 
   Returns:
-    `[N, H', W', out]`, of the dtype of `x`.
+    `[N, H', W', out]`, with the dtype of `x`.
   """
   height, width = kernel.shape[:2]
   x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))

@@ -1,4 +1,4 @@
-"""Local response normalization (section 3.3 of the paper)."""
+"""Local response normalization, LRN (section 3.3 of the paper)."""
 
 import functools
 
@@ -16,48 +16,56 @@ def local_response_normalization(
   beta: float = 0.75,
   groups: int = 1,
 ) -> jax.Array:
-  """Divides each activity by those of its neighbouring channels.
+  """Divides each activation by a norm of its neighbouring channels.
 
-  The paper's formula, with `n = size`:
+  The paper's formula, where `size` is its n:
 
     b[i] = a[i] / (k + alpha * sum_j a[j]^2) ^ beta,
     j from i - size // 2 to i + (size - 1) // 2, cut at the group's edges.
 
-  alpha is NOT divided by `size`. Caffe, cuda-convnet and PyTorch divide it:
-  `torch.nn.LocalResponseNorm(5, alpha=A)` is this at `alpha=A / 5`;
-  `tf.nn.local_response_normalization(x, 2, bias, alpha, beta)` is this at the
-  same alpha.
+  alpha is NOT divided by `size`. Caffe, cuda-convnet and PyTorch divide theirs:
+  `torch.nn.LocalResponseNorm(5, alpha=A)` corresponds to `alpha=A / 5` here.
+  `tf.nn.local_response_normalization(x, 2, bias, alpha, beta)` has the same
+  alpha.
 
-  The sums and the power are taken in float32 (float64 for float64 input),
-  whatever the dtype of `x`. On TPU bfloat16 summands are rounded to it once
-  more, and the sums for the gradient are kept in it.
-  Reverse-mode differentiation only: the gradient is written by hand, since it
-  needs one more windowed sum and nothing else.
+  Sums and powers are computed in float32 (float64 if `x` is float64). On TPU,
+  a bfloat16 `x` rounds the squares to bfloat16 before they are summed, and
+  keeps the sums for the gradient in bfloat16.
+
+  Only reverse-mode differentiation is supported: the gradient is written by
+  hand, because it needs just one more windowed sum.
 
   Args:
-    x: activities, `[..., channels]`; the windows run over the last axis.
-    size: channels in a window (the paper's n).
-    k: the constant added to the sum.
+    x: activations, `[..., channels]`; windows run over the last axis.
+    size: number of channels in a window (the paper's n).
+    k: constant added to the sum.
     alpha: factor of the sum of squares.
-    beta: the exponent.
-    groups: channels are normalized in this many separate, equal groups
+    beta: exponent.
+    groups: number of equal groups of channels that are normalized separately
       (the two columns of the authors' code).
 
   Returns:
-    An array of the shape and dtype of `x`.
+    An array with the shape and dtype of `x`.
 
   Raises:
-    TypeError: `x` is not of a floating-point dtype.
+    TypeError: `x` has no floating-point dtype.
     ValueError: `size` is not positive, or `groups` does not divide the
       channels.
+
+  Example, where the sums of squares are 1, 1, 4, 4 and 4:
+    >>> x = jnp.array([1.0, 0.0, 0.0, 2.0, 0.0])
+    >>> local_response_normalization(x, size=3, k=0, alpha=1, beta=1)
+    Array([1. , 0. , 0. , 0.5, 0. ], dtype=float32)
   """
   x = jnp.asarray(x)
   if not jnp.issubdtype(x.dtype, jnp.floating):
-    raise TypeError(f'LRN needs floating-point activities, got {x.dtype}')
+    raise TypeError(f'LRN needs floating-point activations, not {x.dtype}')
   if size < 1:
-    raise ValueError(f'LRN window of size {size}: it must be at least 1')
+    raise ValueError(f'LRN window of size {size}: must be at least 1')
   if x.ndim < 1 or groups < 1 or x.shape[-1] % groups:
-    raise ValueError(f'{groups} groups do not divide shape {x.shape}')
+    raise ValueError(
+      f'{groups} groups do not divide the last axis of shape {x.shape}'
+    )
   return _lrn(x, size, float(k), float(alpha), float(beta), groups)
 
 
@@ -74,14 +82,16 @@ def _forward(x, size, k, alpha, beta, groups):
 
 
 def _backward(size, k, alpha, beta, groups, residuals, g):
-  """dL/da[i] = g[i] d[i]^-beta - 2 alpha beta a[i] sum_j g[j] b[j] / d[j].
+  """Computes the gradient of the formula, where d is its denominator's base.
 
-  The sum runs over those j whose window holds i: the window turned round.
+    dL/da[i] = g[i] d[i]^-beta - 2 alpha beta a[i] sum_j g[j] b[j] / d[j]
+
+  The sum runs over those j whose window contains i: the reversed window.
   """
   x, total = residuals
   a, gradient = _at_least_float32(x), _at_least_float32(g)
   before, after = size // 2, (size - 1) // 2
-  # Elsewhere than on TPU to sum again costs no more than to keep the sums.
+  # Except on TPU, summing again costs no more than keeping the sums.
   total = jax.lax.platform_dependent(
     a,
     total,
@@ -104,9 +114,9 @@ def _at_least_float32(x: jax.Array) -> jax.Array:
 
 
 def _window_sum(x, dtype, window, groups):
-  """Sums over the last axis from i - before to i + after, in each group."""
+  """Sums over the last axis from i - before to i + after in each group."""
   channels = x.shape[-1] // groups
-  # A window wider than the group is cut at both its edges.
+  # A window that is wider than the group is cut at the group's edges.
   before, after = (min(w, channels - 1) for w in window)
   return jax.lax.platform_dependent(
     x,
@@ -128,10 +138,10 @@ def _sum_by_shifts(x, before, after, groups):
 
 
 def _sum_by_product(x, dtype, before, after, groups):
-  """As a product with a band of ones, for TPU's matrix units.
+  """Sums by a matrix product with a band of ones, for a TPU's matrix units.
 
-  Shifts along channels are what a TPU is slow at. Where activities are
-  bfloat16 the summands are rounded to it, and summed in float32.
+  TPUs are slow at shifts along channels. With bfloat16 activations the
+  summands are rounded to bfloat16 and summed in float32.
   """
   channels = x.shape[-1]
   i = np.arange(channels)
@@ -142,14 +152,17 @@ def _sum_by_product(x, dtype, before, after, groups):
     x.astype(dtype),
     jnp.asarray(band, dtype),
     (((x.ndim - 1,), (0,)), ((), ())),
-    # A TPU's product of float32 is one of bfloat16 unless told otherwise.
+    # By default a TPU rounds the factors of a float32 product to bfloat16.
     precision=jax.lax.Precision.HIGHEST,
     preferred_element_type=x.dtype,
   )
 
 
 def _inverse_powers(d, beta):
-  """d ^ -beta and 1 / d; at the paper's beta of two square roots alone."""
+  """Returns d ^ -beta and 1 / d.
+
+  The paper's beta needs two square roots only.
+  """
   if beta == 0.75:
     root = jax.lax.rsqrt(d)
     return root * jnp.sqrt(root), root * root
@@ -164,26 +177,31 @@ def spatial_response_normalization(
   alpha: float = 0.001 / 25,
   beta: float = 0.75,
 ) -> jax.Array:
-  """Divides each activity by those around it in its own feature map.
+  """Divides each activation by a norm of its surroundings in its channel.
 
-  cuda-convnet's `type=rnorm` (layers-145.cfg, after conv2): the formula of
-  `local_response_normalization`, with the sum over `size` x `size` positions.
+  This is cuda-convnet's `type=rnorm` (layers-145.cfg, after conv2): the formula
+  of `local_response_normalization` with a sum over `size` x `size` positions.
 
   Args:
-    x: activities, `[N, H, W, channels]`.
-    size: height and width of the patch, cut at the edges of the map.
-    k: the constant added to the sum.
+    x: activations, `[N, H, W, channels]`.
+    size: height and width of the patch, which is cut at the map's edges.
+    k: constant added to the sum.
     alpha: factor of the sum of squares, not divided by the patch's area.
-    beta: the exponent.
+    beta: exponent.
 
   Returns:
-    An array of the shape and dtype of `x`.
+    An array with the shape and dtype of `x`.
+
+  Example, where every patch contains all four positions:
+    >>> x = jnp.ones((1, 2, 2, 1))
+    >>> spatial_response_normalization(x, size=3, k=0, alpha=1, beta=1).ravel()
+    Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
   """
   a = _at_least_float32(x)
   around = (size // 2, (size - 1) // 2)
   total = jax.lax.reduce_window(
     a * a,
-    # Not an array: with a traced one JAX knows no gradient.
+    # JAX has no gradient for a traced initial value.
     np.zeros((), a.dtype),
     jax.lax.add,
     window_dimensions=(1, size, size, 1),

@@ -1,9 +1,9 @@
-"""oneDNN's convolution, which PyTorch and TensorFlow use on CPU too.
+"""oneDNN's convolution, which PyTorch and TensorFlow also use on CPU.
 
-JAX's packages for Linux on x86 contain it, and XLA can run it, but XLA's own
-rewriter of convolutions to it is off in them. Here it is called by name, as
-that rewriter would. What is passed is XLA's own and not promised to last: so it
-is used with the version that it was tried with, and only there.
+jaxlib for Linux on x86 contains oneDNN, and XLA can run it, but the XLA pass
+that would use it for convolutions is switched off there. This module calls it
+by name, as that pass would. The call is internal to XLA and may change, so it
+is made only with the version of jaxlib that it was tested with.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-# Whether JAX is what it was tried with.
+# Whether this is the tested version and platform.
 _known = (
   importlib.metadata.version('jaxlib') == '0.10.2'
   and platform.system() == 'Linux'
@@ -24,12 +24,15 @@ _known = (
 
 
 def is_usable(x: jax.Array) -> bool:
-  """Whether `conv2d` can be called for `x`, where CPUs are what computes.
+  """Returns whether `conv2d` can be called for `x` on a CPU.
 
-  Not with several CPU devices in one process, which was not tried; nor for a
-  batch that has no size yet, as in exports; nor with a compilation cache, since
-  XLA cannot write a program that calls oneDNN to a file. For a file of your own
-  (`jax.export`, `serialize_executable`): `with disabled(): ...`.
+  It cannot be called
+
+    with several CPU devices in one process, which is untested;
+    for a batch of unknown size, as in exports;
+    with a compilation cache: XLA cannot write a program that calls oneDNN to a
+      file. Use `with disabled(): ...` before you write one yourself
+      (`jax.export`, `serialize_executable`).
 
   Args:
     x: `[N, H, W, in]`.
@@ -46,7 +49,7 @@ def is_usable(x: jax.Array) -> bool:
 
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
-  """What is traced within does without oneDNN, and has XLA's convolutions."""
+  """Uses XLA's convolutions in what is traced within this context."""
   global _known
   before, _known = _known, False
   try:
@@ -62,14 +65,14 @@ def conv2d(
   padding: tuple[int, int],
   transposed: bool = False,
 ) -> jax.Array:
-  """Convolution of one group, without a rule of differentiation.
+  """Computes a convolution with one group; it has no gradient rule.
 
   Args:
     x: `[N, H, W, in]` float32.
     kernel: `[kh, kw, in, out]` float32.
     stride: step in both directions.
-    padding: zeros before and after, in both directions.
-    transposed: the kernel is `[kh, kw, out, in]`.
+    padding: zeros before and after the pixels, in both directions.
+    transposed: whether the kernel is `[kh, kw, out, in]`.
 
   Returns:
     `[N, H', W', out]` float32.

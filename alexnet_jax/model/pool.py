@@ -1,4 +1,4 @@
-"""Max pooling whose gradient is fast on CPU too."""
+"""Max pooling with a gradient that is fast on CPU too (section 3.4)."""
 
 import functools
 from typing import Any
@@ -10,11 +10,13 @@ import jax.numpy as jnp
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
-  """Max pooling without padding; a tie's gradient goes to the first maximum.
+  """Computes max pooling without padding.
 
-  On CPU it is a maximum of strided slices, columns then rows: XLA's own
-  gradient (select-and-scatter) is slow there. Of a window with a NaN in it the
-  gradient is 0 then. GPU and TPU keep XLA's.
+  The gradient of equal maxima is given to the first one in row-major order.
+
+  On CPU, XLA's gradient (select-and-scatter) is slow. The maximum is therefore
+  taken over strided slices, along columns and then rows; the gradient of a
+  window that contains a NaN is then 0. GPU and TPU use XLA's.
 
   Args:
     x: `[N, H, W, channels]`.
@@ -23,6 +25,11 @@ def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
 
   Returns:
     `[N, (H - window) // stride + 1, (W - window) // stride + 1, channels]`.
+
+  Example:
+    >>> max_pool(jnp.arange(25).reshape(1, 5, 5, 1), 3, 2)[0, :, :, 0]
+    Array([[12, 14],
+           [22, 24]], dtype=int32)
   """
   return jax.lax.platform_dependent(
     x,
@@ -55,8 +62,8 @@ def _by_reduce_window(x, window, stride):
   return nn.max_pool(x, window_shape=(window, window), strides=(stride, stride))
 
 
-# Columns within each row first: so the first maximum in row-major order wins a
-# tie, as in XLA's select-and-scatter and PyTorch.
+# Columns before rows: the first maximum in row-major order wins a tie, as in
+# XLA's select-and-scatter and in PyTorch.
 _COLUMNS, _ROWS = 2, 1
 
 
@@ -73,7 +80,7 @@ def _gradient_by_slices(x, g, window, stride):
 
 
 def _slices(x, window, stride, axis):
-  """For each place in a window along `axis`: what all windows have there."""
+  """Returns, for each offset in a window along `axis`, all windows' values."""
   last = (x.shape[axis] - window) // stride * stride
   return [
     jax.lax.slice_in_dim(x, i, i + last + 1, stride, axis)
@@ -82,11 +89,11 @@ def _slices(x, window, stride, axis):
 
 
 def _to_first_maxima(x, g, window, stride, axis):
-  """The gradient `g` of the maxima along `axis`, given to the first of each.
+  """Passes the gradient `g` along `axis` to each window's first maximum.
 
-  Places in a window that are `stride` apart are the same places of `x`. They
-  are summed, and the sums of each remainder put in turns: so nothing is spread
-  out with zeros in between, to be summed with others.
+  Offsets that are `stride` apart fall on the same positions of `x`, so their
+  gradients are summed first. The sums of the `stride` remainders are then
+  interleaved. This avoids adding arrays that are dilated with zeros.
   """
   slices = _slices(x, window, stride, axis)
   maxima = functools.reduce(jnp.maximum, slices)
@@ -101,11 +108,11 @@ def _to_first_maxima(x, g, window, stride, axis):
     before = i // stride
     padding = [(0, 0)] * g.ndim
     padding[axis] = before, number - g.shape[axis] - before
-    given = jnp.pad(jnp.where(here, g, 0), padding)
-    same = sums[i % stride]
-    sums[i % stride] = given if same is None else same + given
-  nothing = jnp.zeros(shape, g.dtype)  # Where the windows leave gaps.
-  dx = jnp.stack([nothing if x is None else x for x in sums], axis + 1)
+    passed = jnp.pad(jnp.where(here, g, 0), padding)
+    total = sums[i % stride]
+    sums[i % stride] = passed if total is None else total + passed
+  zeros = jnp.zeros(shape, g.dtype)  # For gaps between the windows.
+  dx = jnp.stack([zeros if x is None else x for x in sums], axis + 1)
   shape[axis] = number * stride
   padding = [(0, 0)] * g.ndim
   padding[axis] = 0, max(x.shape[axis] - number * stride, 0)

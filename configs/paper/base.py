@@ -1,4 +1,4 @@
-"""What the paper's ablations are compared with: each changes one thing of it.
+"""The base of the ablations: each of them changes one thing.
 
   python -m alexnet_jax.main --config=configs/paper/base.py:DATA
 
@@ -6,13 +6,13 @@ DATA is one of
 
   imagenet    configs/imagenet.py, the paper's own setting
   imagenette  configs/imagenette.py for five epochs, the last at a tenth of the
-              rate: two CPU cores, about 25 minutes
-  cifar10     Caffe's AlexNet on CIFAR-10 enlarged to 72x72, crops of 67: about
-              an hour on one CPU core
+              learning rate: two CPU cores, about 25 minutes
+  cifar10     Caffe's AlexNet on CIFAR-10 enlarged to 72x72, crops of 67: one
+              CPU core, about an hour
   digits      configs/digits.py with PCA lighting: two CPU cores, two minutes
 
-After the last step the training split is scored too, without dropout: an error
-there far below the validation error is overfitting.
+After the last step the training split is evaluated, too, without dropout. An
+error far below the validation error shows overfitting.
 """
 
 import ml_collections
@@ -29,7 +29,7 @@ _BASES = {
 
 def get_config(data: str = 'imagenet') -> ml_collections.ConfigDict:
   if data not in _BASES:
-    raise ValueError(f'data set {data!r}: one of {", ".join(_BASES)} needed')
+    raise ValueError(f'dataset {data!r} is not one of {", ".join(_BASES)}')
   config = _BASES[data].get_config()
   config.eval.train_split = True
   config.data.lighting = 'sqrt_eigenvalue'

@@ -1,4 +1,4 @@
-"""CIFAR-10 without LRN: the network of `cifar10_lrn.py` else (section 3.3).
+"""CIFAR-10 without LRN, otherwise like `cifar10_lrn.py` (section 3.3).
 
 python -m alexnet_jax.main --config=configs/paper/cifar10_no_lrn.py
 """

@@ -1,9 +1,10 @@
-"""As many kernels as two columns have, in one: no groups.
+"""Without groups: all kernels of both columns in one column.
 
   python -m alexnet_jax.main --config=configs/paper/no_groups.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. Not in the paper, whose two
-columns spare the connections between them; what most later AlexNets are.
+DATA is imagenet, imagenette, cifar10 or digits. The paper has no such network:
+its two columns save the connections between them. Most later AlexNets have no
+groups.
 """
 
 import ml_collections

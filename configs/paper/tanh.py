@@ -2,8 +2,8 @@
 
   python -m alexnet_jax.main --config=configs/paper/tanh.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. The paper gives no error for
-it: AlexNet would have been too slow to train. See `fig1_tanh.py` for its Figure
+DATA is imagenet, imagenette, cifar10 or digits. The paper reports no error,
+because training would have been too slow. `fig1_tanh.py` is the paper's Figure
 1.
 """
 

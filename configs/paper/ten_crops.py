@@ -1,12 +1,15 @@
-"""Scored on ten crops instead of the centre (section 4.1).
+"""Evaluation on ten crops instead of the centre crop (section 4.1).
 
   python -m alexnet_jax.main --config=configs/paper/ten_crops.py:DATA
 
 DATA is imagenet, imagenette, cifar10 or digits. The paper, on ImageNet's 2010
-test set: 37.5 / 17.0% against 39.0 / 18.3%. Only one checkpoint scored both
-ways compares them: score a copy of the workdir of `base.py`, by --mode=eval
---config.eval.step=latest. (Trained by itself on ImageNet, its plateau rule
-would see the ten crops' error.)
+test split: 37.5% top-1 and 17.0% top-5 error on ten crops, 39.0% and 18.3% on
+the centre crop.
+
+To compare the two, evaluate one checkpoint in both ways: copy the workdir of
+`base.py`, and evaluate the copy with --mode=eval --config.eval.step=latest. (A
+training on ImageNet with this config would differ from that of `base.py`: its
+plateau rule would see the error on ten crops.)
 """
 
 import ml_collections
