@@ -1,9 +1,9 @@
-"""What each part of the paper's network costs in its training step, on CPU.
+"""The cost of each part of the paper's network in a training step, on CPU.
 
   python benchmarks/ablations.py [--batch_size=64] [--rounds=7]
 
-LRN has a price, overlapping pools another: the networks of configs/paper take
-turns. A ratio is how many times as fast the step is without the part.
+The ablations of configs/paper take turns. A ratio is how many times as fast the
+step is with the ablation. The last line is a JSON object.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     for name in ABLATIONS
   }
   print(f'training step, batch {arguments.batch_size}')
-  print(f'{"":12}{"images/s":>12}{"x as fast":>12}')
+  print(f'{"":12}{"images/s":>12}{"speedup":>12}')
   for name, each in seconds.items():
     speed = arguments.batch_size / statistics.median(each)
     times = turns.ratio(seconds['paper'], each)

@@ -1,12 +1,13 @@
-"""Single convolutions on CPU, forward and gradients: what bounds a step.
+"""Single convolutions on CPU, forward and gradients: the bound of a step.
 
   python benchmarks/conv.py [--network=torchvision] [--batch_size=64]
     [--rounds=5]
 
-Each of a network's convolutions in float32 by this project, by XLA as it is
-(`lax.conv_general_dilated`, its gradients and its flags) and by PyTorch, in
-GFLOP/s beside those of a matrix product of 4096 x 4096. conv1's gradient is
-that of its weights alone. The forms take turns. The last line is a JSON object.
+Times each convolution of a network in float32 with this project, with plain XLA
+(`lax.conv_general_dilated`, its gradients and default flags) and with PyTorch,
+and a matrix product of 4096 x 4096. The unit is GFLOP/s. The gradient of conv1
+is that of its weights only. The forms take turns. The last line is a JSON
+object.
 """
 
 import argparse
@@ -14,11 +15,11 @@ import functools
 import statistics
 
 import numpy as np
-import peers
 import turns
 
 from alexnet_jax.model import ARCHITECTURES
 from alexnet_jax.model.architectures import Conv
+from alexnet_jax.model.summary import layer_counts
 
 FORMS = 'ours', 'XLA', 'PyTorch'
 PRODUCT = 4096
@@ -27,7 +28,7 @@ PRODUCT = 4096
 def arrays(
   layer: Conv, size: int, inputs: int, batch_size: int
 ) -> list[np.ndarray]:
-  """Input `[N, H, W, in]`, kernel, and the output's gradient, float32."""
+  """Returns float32 input `[N, H, W, in]`, kernel, and output gradient."""
   rng = np.random.default_rng(0)
   out = layer.output_size(size)
   kernel = (layer.kernel, layer.kernel, inputs // layer.groups, layer.features)
@@ -42,7 +43,7 @@ def arrays(
 def by_jax(
   layer: Conv, size: int, inputs: int, batch_size: int, what: str, plain: bool
 ) -> turns.Once:
-  """Forward, or the gradients, by XLA: as stated here, or plainly."""
+  """Returns forward pass or gradients in JAX: this project's or plain XLA's."""
   if plain:
     turns.xla_defaults()
   import jax
@@ -77,7 +78,10 @@ def by_jax(
 def by_pytorch(
   layer: Conv, size: int, inputs: int, batch_size: int, what: str
 ) -> turns.Once:
-  """The same by oneDNN, channels last, its faster layout here."""
+  """Returns forward pass or gradients in PyTorch.
+
+  The layout is channels last, which is faster here.
+  """
   import torch
 
   torch.set_num_threads(turns.cores())
@@ -112,7 +116,9 @@ def main() -> None:
   print(f'{architecture.name}, GFLOP/s, forward / gradients')
   print(f'{"":<8}' + ''.join(f'{f:>12}' for f in (*FORMS, 'product')))
   ratios = {}
-  for name, layer, size, inputs in peers.layer_inputs(architecture):
+  for name, layer, size, inputs in architecture.layer_inputs(
+    architecture.input_size
+  ):
     if not isinstance(layer, Conv):
       break
     shape = (layer, size, inputs, arguments.batch_size)
@@ -125,8 +131,7 @@ def main() -> None:
       }
     forms['product', ''] = functools.partial(turns.matrix_product, PRODUCT)
     seconds = turns.take_turns(forms, arguments.rounds)
-    taps = layer.kernel**2 * inputs // layer.groups
-    flops = 2 * taps * layer.features * layer.output_size(size) ** 2
+    flops = 2 * layer_counts(layer, size, inputs)[1]
     flops *= arguments.batch_size / 1e9
 
     def speed(form, what, flops=flops, seconds=seconds):

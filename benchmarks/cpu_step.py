@@ -3,11 +3,11 @@
   python benchmarks/cpu_step.py [--batch_size=64] [--rounds=7]
     [--networks=torchvision,paper] [--modes=training,inference]
 
-A training step in float32: forward, backward, SGD with momentum and weight
-decay, dropout. Inference is the forward pass alone. The libraries take turns,
-each in a process of its own (`turns.py`), at their best settings (`peers.py`);
-a ratio is the median of the rounds'. The ceiling is what a matrix product of
-4096 x 4096 reaches in the same rounds. The last line is a JSON object.
+Training is a step in float32: forward, backward, SGD with momentum and weight
+decay, dropout. Inference is the forward pass. The libraries take turns, each in
+its own process (`turns.py`), with their best settings (`libraries.py`); a ratio
+is the median over the rounds. The ceiling is the speed of a matrix product of
+4096 x 4096 in the same rounds. The last line is a JSON object.
 """
 
 import argparse
@@ -15,16 +15,16 @@ import functools
 import statistics
 
 import jax
-import peers
+import libraries
 import turns
 
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.model import ARCHITECTURES, AlexNet
-from alexnet_jax.model import architectures as layers
 from alexnet_jax.model.ablations import ablated
+from alexnet_jax.model.summary import layer_counts
 from configs import default
 
-# How many times the images/s of each in a training step.
+# Lower bounds of our images/s in training, divided by the other library's.
 TARGETS = {
   'cpu_torchvision_vs_pytorch': 0.95,
   'cpu_paper_vs_pytorch': 1.3,
@@ -37,19 +37,22 @@ PRODUCT = 4096
 def ours(
   name: str, batch_size: int, train: bool, ablations: tuple[str, ...] = ()
 ) -> turns.Once:
-  """This project's network, in the step that the training loop runs."""
+  """Returns this project's training step or forward pass.
+
+  The step is that of the training loop.
+  """
   architecture = ablated(ARCHITECTURES[name], ablations)
   model = AlexNet(architecture)
   if not train:
-    return peers.flax_inference(model, architecture, batch_size)
+    return libraries.flax_inference(model, architecture, batch_size)
   config = default.get_config().optimizer
-  config.learning_rate = peers.RATE
+  config.learning_rate = libraries.RATE
   tx = optimizer.paper_sgd()
   state = steps.create_train_state(
     model, tx, optimizer.plateau_decay(config), architecture.input_size, 0
   )
   state = [steps.replicate(state)]
-  images, labels = peers.batch_of(architecture, batch_size)
+  images, labels = libraries.batch_of(architecture, batch_size)
   batch = jax.device_put({'image': images[None], 'label': labels[None]})
   step = steps.p_train_step(
     model=model,
@@ -65,25 +68,25 @@ def ours(
 
 
 def plain_flax(name: str, batch_size: int, train: bool) -> turns.Once:
-  """The same of Flax's own layers, and of XLA's own choices."""
+  """Returns those of Flax's own layers, with XLA's default flags."""
   turns.xla_defaults()
   architecture = ARCHITECTURES[name]
-  make = peers.flax_step if train else peers.flax_inference
-  return make(peers.plain_flax(architecture), architecture, batch_size)
+  make = libraries.flax_step if train else libraries.flax_inference
+  return make(libraries.plain_flax(architecture), architecture, batch_size)
 
 
 def flops(name: str, train: bool) -> float:
-  """Of a picture: two for each multiplication of the layers' products.
+  """Returns the operations per image: two for each multiply-add of a layer.
 
-  The gradient of the picture itself is not computed.
+  The gradient of the image is not computed.
   """
-  forward = []
-  for _, layer, size, inputs in peers.layer_inputs(ARCHITECTURES[name]):
-    if isinstance(layer, layers.Conv):
-      taps = layer.kernel**2 * inputs // layer.groups
-      forward.append(layer.output_size(size) ** 2 * taps * layer.features)
-    else:
-      forward.append(inputs * (layer.features or 1000))
+  architecture = ARCHITECTURES[name]
+  forward = [
+    layer_counts(layer, size, channels)[1]
+    for _, layer, size, channels in architecture.layer_inputs(
+      architecture.input_size
+    )
+  ]
   total = sum(forward)
   return 2.0 * (3 * total - forward[0] if train else total)
 
@@ -91,11 +94,14 @@ def flops(name: str, train: bool) -> float:
 def measure(
   name: str, train: bool, batch_size: int, rounds: int
 ) -> dict[str, list[float]]:
-  """Seconds of each library's turns; PyTorch's are its faster layout's."""
+  """Returns the seconds of each library's turns.
+
+  Those of PyTorch are of its faster layout.
+  """
   architecture = ARCHITECTURES[name]
   arguments = (name, batch_size, train)
   pytorch = functools.partial(
-    peers.pytorch_step, architecture, batch_size, train=train
+    libraries.pytorch_step, architecture, batch_size, train=train
   )
   seconds = turns.take_turns(
     {
@@ -103,7 +109,7 @@ def measure(
       'PyTorch': functools.partial(pytorch, channels_last=False),
       'PyTorch, channels last': functools.partial(pytorch, channels_last=True),
       'TensorFlow': functools.partial(
-        peers.keras_step, architecture, batch_size, train
+        libraries.keras_step, architecture, batch_size, train
       ),
       'plain Flax': functools.partial(plain_flax, *arguments),
       'matrix product': functools.partial(turns.matrix_product, PRODUCT),
@@ -127,8 +133,8 @@ def main() -> None:
   ratios, speeds = {}, {}
   for mode in arguments.modes.split(','):
     train = mode == 'training'
-    print(f'\n{mode}, batch {arguments.batch_size}, images/s (ours is so many'
-          ' times as fast)')  # fmt: skip
+    print(f'\n{mode}, batch {arguments.batch_size}, images/s'
+          " (ours / the library's); ceiling: a matrix product")  # fmt: skip
     columns = ('ours', *keys, 'of the ceiling')
     print(f'{"network":<12}' + ''.join(f'{c:>16}' for c in columns))
     for name in arguments.networks.split(','):

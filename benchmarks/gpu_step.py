@@ -1,18 +1,22 @@
-"""A training step on GPUs that are not here: kernels and bytes, no time.
+"""A training step compiled for GPUs without hardware: kernels and bytes.
 
   .venv-gpu/bin/python benchmarks/gpu_step.py [--topology=h100:4]
     [--batch_size=1024] [--network=paper]
 
-The step that the training loop runs, of this project's network and of plain
-Flax's, compiled by JAX's CUDA plugin (`make .venv-gpu`): what a GPU is given to
-launch, what these kernels read and write, and convolutions that became one call
-of cuDNN with their bias and ReLU. It is NOT a time. The fewest bytes are those
-of the state alone, read and written once. The last line is a JSON object.
+JAX's CUDA plugin (`make .venv-gpu`) compiles the step of the training loop, for
+this project's network and for plain Flax's. The table has, per GPU:
+
+  kernels   the number of kernels that a GPU launches
+  fused     convolutions that became one cuDNN call with their bias and ReLU
+  GB moved  what the kernels read and write
+  fewest    what reading and writing the state once would move
+
+No time is measured. The last line is a JSON object.
 """
 
 import argparse
 
-import peers
+import libraries
 import turns
 
 from alexnet_jax.model import ARCHITECTURES
@@ -32,7 +36,7 @@ def main() -> None:
   topology = topologies.find(arguments.topology)
   architecture = ARCHITECTURES[arguments.network]
   print(f'{arguments.network}, batch {arguments.batch_size} on '
-        f'{topology.name}, of a GPU; NOT a time')  # fmt: skip
+        f'{topology.name}, per GPU; no time was measured')  # fmt: skip
   print(f'{"":<22}{"kernels":>8}{"fused":>7}{"GB moved":>10}{"fewest":>8}')
   ratios = {}
   for dtype in ('bfloat16', 'float32'):
@@ -44,10 +48,10 @@ def main() -> None:
       config.batch_size = arguments.batch_size
       model = None
       if name == 'plain Flax':
-        model = peers.plain_flax(architecture, dtype)
+        model = libraries.plain_flax(architecture, dtype)
       steps = compilation.Steps(config, topology, model)
       kernels = steps.train(arguments.batch_size).kernels
-      assert kernels, f'{topology.name} is no GPU'
+      assert kernels, f'{topology.name} is not a GPU'
       moved[name] = kernels.bytes_moved
       print(
         f'{name + ", " + dtype:<22}{kernels.launched:>8}'

@@ -1,12 +1,12 @@
-"""Local response normalization on CPU: four libraries.
+"""Local response normalization in four libraries, on CPU.
 
   python benchmarks/lrn.py [--batch_size=64] [--rounds=7]
 
-The op and its gradient in float32, at the paper's two places, [N, 55, 55, 96]
-and [N, 27, 27, 256], by this project, by XLA's reduce_window (plain Flax), by
-torch.nn.LocalResponseNorm and by TensorFlow's fused op. They take turns; ratios
-are of both places together, the median of the rounds'. The last line is a JSON
-object.
+Times LRN and its gradient in float32, for the paper's two layers with LRN,
+[N, 55, 55, 96] and [N, 27, 27, 256]: this project, XLA's reduce_window (plain
+Flax), torch.nn.LocalResponseNorm and TensorFlow's fused operation. They take
+turns. A ratio is the median over the rounds, for both layers together. The last
+line is a JSON object.
 """
 
 import argparse
@@ -21,15 +21,15 @@ SIZE, K, ALPHA, BETA = 5, 2.0, 1e-4, 0.75
 TARGETS = {'lrn_vs_pytorch': 4.0, 'lrn_vs_tensorflow': 2.0}
 
 
-def activities(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-  """Activities of the scale of conv1's, and a gradient."""
+def activations(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+  """Returns activations, scaled like those of conv1, and a gradient."""
   rng = np.random.default_rng(0)
   x = np.maximum(rng.normal(size=shape) * 30, 0)
   return x.astype(np.float32), rng.normal(size=shape).astype(np.float32)
 
 
 def ours(shape: tuple[int, ...], plain: bool) -> turns.Once:
-  """This project's, or plain Flax's."""
+  """Returns LRN and its gradient of this project or of plain Flax."""
   if plain:
     turns.xla_defaults()
   import jax
@@ -56,19 +56,22 @@ def ours(shape: tuple[int, ...], plain: bool) -> turns.Once:
     y, vjp = jax.vjp(op, x)
     return y, vjp(g)[0]
 
-  x, g = map(jnp.asarray, activities(shape))
+  x, g = map(jnp.asarray, activations(shape))
   return lambda: jax.block_until_ready(both(x, g))
 
 
 def pytorch(shape: tuple[int, ...]) -> turns.Once:
-  """torch.nn.LocalResponseNorm, channels first: faster than channels last."""
+  """Returns those of torch.nn.LocalResponseNorm.
+
+  The layout is channels first, which is faster.
+  """
   import torch
 
   torch.set_num_threads(turns.cores())
   op = torch.nn.LocalResponseNorm(SIZE, SIZE * ALPHA, BETA, K)
   x, g = (
     torch.from_numpy(np.ascontiguousarray(a.transpose(0, 3, 1, 2)))
-    for a in activities(shape)
+    for a in activations(shape)
   )
   x.requires_grad_()
 
@@ -80,10 +83,10 @@ def pytorch(shape: tuple[int, ...]) -> turns.Once:
 
 
 def tensorflow(shape: tuple[int, ...]) -> turns.Once:
-  """tf.nn.local_response_normalization, in a tf.function."""
+  """Returns those of tf.nn.local_response_normalization in a tf.function."""
   import tensorflow as tf
 
-  x, g = map(tf.constant, activities(shape))
+  x, g = map(tf.constant, activations(shape))
 
   @tf.function
   def both():

@@ -2,8 +2,8 @@
 
   python benchmarks/run_all.py [--only=cpu_step,lrn] [--data_dir=DIR]
 
-With `--only` the others' parts of the page stay as they are. Those of the input
-read ImageNet's files from DIR, and are left out without it.
+With `--only`, the page's other parts do not change. The benchmark of the input
+reads ImageNet's files from DIR and is skipped without it.
 """
 
 import argparse
@@ -27,14 +27,14 @@ BENCHMARKS = (
 )
 HEAD = """# Benchmarks
 
-Written by `make bench`: each part is what its command printed, in one run.
-Machines are noisy and their noise comes in waves, so what is compared took
-turns there: read the ratios. What was tried, and what bounds it:
-[speed.md](speed.md)."""
+`make bench` writes this page: each part is the output of its command, from one
+run. Compare the ratios rather than the speeds: a machine's speed varies over
+minutes, so the implementations took turns. [speed.md](speed.md) explains the
+results."""
 
 
 def part(name: str, arguments: list[str]) -> str:
-  """What one benchmark printed, as Markdown."""
+  """Runs a benchmark and returns its output as Markdown."""
   command = [sys.executable, f'benchmarks/{name}.py', *arguments]
   print(f'{name} ...', file=sys.stderr, flush=True)
   done = subprocess.run(
@@ -61,30 +61,30 @@ def part(name: str, arguments: list[str]) -> str:
     *table,
     '```',
     '',
-    '| ratio | found | target |',
+    '| ratio | measured | target |',
     '|---|---|---|',
     *rows,
     '',
-    'Without targets.' if not result['targets']
-    else 'Targets met.' if result['met']
+    'No targets.' if not result['targets']
+    else 'All targets are met.' if result['met']
     else 'Missed: ' + ', '.join(f'`{key}`' for key in result['missed']) + '.',
   ])  # fmt: skip
 
 
 def main() -> None:
-  """Runs what is asked for, and writes the page."""
+  """Runs the chosen benchmarks and writes the page."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--only', default=','.join(BENCHMARKS))
   parser.add_argument('--data_dir')
   arguments = parser.parse_args()
-  asked = arguments.only.split(',')
-  if unknown := set(asked) - set(BENCHMARKS):
+  chosen = arguments.only.split(',')
+  if unknown := set(chosen) - set(BENCHMARKS):
     parser.error(f'no benchmark {sorted(unknown)}: {", ".join(BENCHMARKS)}')
-  there = PAGE.read_text().split('\n## ')[1:] if PAGE.exists() else []
-  parts = {re.split(r'\W', text)[0]: f'## {text}'.rstrip() for text in there}
-  for name in asked:
+  page = PAGE.read_text().split('\n## ')[1:] if PAGE.exists() else []
+  parts = {re.split(r'\W', text)[0]: f'## {text}'.rstrip() for text in page}
+  for name in chosen:
     if name == 'input_pipeline' and not arguments.data_dir:
-      print('input_pipeline needs --data_dir: left out', file=sys.stderr)
+      print('input_pipeline is skipped: no --data_dir', file=sys.stderr)
       continue
     own = [f'--data_dir={arguments.data_dir}'] * (name == 'input_pipeline')
     parts[name] = part(name, own)

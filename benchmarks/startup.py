@@ -1,10 +1,10 @@
-"""How long until the first step is done: imports, cold, and compiled before.
+"""Time to the first training step, without and with a compilation cache.
 
   python benchmarks/startup.py [--rounds=3]
 
-Each is a process of its own: importing the command, and configs/digits.py up to
-its first step with an empty `config.compilation_cache` and with what that left.
-The last line is a JSON object.
+Starts processes that import the command, and that train configs/digits.py for
+one step: first with an empty `config.compilation_cache` (cold), then with the
+cache that this run has filled (cached). The last line is a JSON object.
 """
 
 import argparse
@@ -19,14 +19,14 @@ import turns
 
 
 def importing() -> float:
-  """Seconds of a process that only imports the command."""
+  """Returns the seconds of a process that only imports the command."""
   start = time.perf_counter()
   subprocess.run([sys.executable, '-c', 'import alexnet_jax.main'], check=True)
   return time.perf_counter() - start
 
 
 def first_step(cache: str) -> tuple[float, float]:
-  """Seconds of a run of one step, and of its "compiled, and the first step"."""
+  """Returns the seconds of a run of one step, and of that step alone."""
   with tempfile.TemporaryDirectory() as folder:
     start = time.perf_counter()
     done = subprocess.run(
@@ -43,14 +43,14 @@ def first_step(cache: str) -> tuple[float, float]:
       capture_output=True,
       text=True,
     )
-    whole = time.perf_counter() - start
-  found = re.search(r'the first step done, in ([\d.]+) s', done.stdout)
-  assert found, done.stdout
-  return whole, float(found[1])
+    seconds = time.perf_counter() - start
+  match = re.search(r'first step.* ([\d.]+) s', done.stdout)
+  assert match, done.stdout
+  return seconds, float(match[1])
 
 
 def main() -> None:
-  """Prints a table and the JSON line; run from the root of the project."""
+  """Prints a table and the JSON line; must run in the project's root."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--rounds', type=int, default=3)
   arguments = parser.parse_args()
@@ -61,12 +61,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
       cold.append(first_step(cache))
       warm.append(first_step(cache))
-  first = [
-    [step for _, step in each] for each in (cold, warm)
-  ]  # Of the step alone.
+  first = [[step for _, step in each] for each in (cold, warm)]
   print(f'{"seconds":<34}{"cold":>8}{"cached":>8}')
   print(f'{"importing the command":<34}{statistics.median(imports):>8.1f}')
-  for name, column in (('a whole run of one step', 0), ('its first step', 1)):
+  for name, column in (('a run of one step', 0), ('its first step', 1)):
     numbers = [statistics.median(t[column] for t in each)
                for each in (cold, warm)]  # fmt: skip
     print(f'{name:<34}{numbers[0]:>8.1f}{numbers[1]:>8.1f}')

@@ -1,13 +1,13 @@
-"""A training step on TPUs that are not here: the compiler's estimated cycles.
+"""A training step compiled for TPUs without hardware: estimated cycles.
 
   python benchmarks/tpu_step.py [--topologies=v5e:2x2,v4:2x2x1,v6e:2x2]
     [--batches=1024] [--network=paper] [--dtype=bfloat16] [--variants]
 
-The step that the training loop runs, of this project's network and of plain
-Flax's (nn.Conv, nn.max_pool, LRN by reduce_window), compiled by libtpu. The
-cycles are its ESTIMATES, deterministic, and no measurement: gradients of pools
-and all-reduces count nothing in them (docs/preflight.md). `--variants` leaves
-out one thing at a time of what was done for speed. The last line is a JSON
+libtpu compiles the step of the training loop, for this project's network and
+for plain Flax's (nn.Conv, nn.max_pool, LRN by reduce_window). The cycles are
+the compiler's ESTIMATES, which are deterministic; nothing is measured. They
+count nothing for gradients of pooling and for all-reduces (docs/preflight.md).
+`--variants` switches off one optimization at a time. The last line is a JSON
 object; its `tpu_mcycles` is the paper's network in bfloat16, batch 1024 on
 v5e:2x2.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import jax
-import peers
+import libraries
 import turns
 
 from alexnet_jax.model import ARCHITECTURES, lrn
@@ -30,8 +30,8 @@ VARIANTS = (
   OURS,
   "data.finish='device'",
   'pixels, not blocks',
-  'the whole batch at once',
-  'its parts in no order',
+  'the batch in one part',
+  'parts in any order',
   'LRN by shifted sums',
   PLAIN,
 )
@@ -46,18 +46,18 @@ def compile_step(
   dtype: str,
   variant: str,
 ) -> compilation.Step:
-  """The training step, compiled."""
+  """Compiles a variant of the training step."""
   config = default.get_config()
   config.model.name, config.model.dtype = network, dtype
   config.batch_size = batch_size
   architecture = ARCHITECTURES[network]
   config.data.crop_size = architecture.input_size
-  # The paper's network, as configs/imagenet.py has it.
+  # As in configs/imagenet.py.
   config.model.dropout_scaling = 'test'
   model, blocks = None, variant not in (PLAIN, 'pixels, not blocks')
   if variant == PLAIN:
-    model = peers.plain_flax(architecture, dtype)
-  elif variant == 'the whole batch at once':
+    model = libraries.plain_flax(architecture, dtype)
+  elif variant == 'the batch in one part':
     own = build_model(config.model, topology.platform)
     model = own.clone(conv_batch=None)
   elif variant == "data.finish='device'":
@@ -66,7 +66,7 @@ def compile_step(
   if variant == 'LRN by shifted sums':
     by_product = lambda x, _, *window: lrn._sum_by_shifts(x, *window)  # noqa: E731
   barrier = jax.lax.optimization_barrier
-  if variant == 'its parts in no order':
+  if variant == 'parts in any order':
     barrier = lambda operands: operands  # noqa: E731
   with (
     mock.patch.object(lrn, '_sum_by_product', by_product),

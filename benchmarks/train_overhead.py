@@ -1,14 +1,14 @@
-"""What the training loop costs beside the step itself.
+"""The cost of the training loop in addition to its steps.
 
   python benchmarks/train_overhead.py [--epochs=5] [--rounds=3]
     [--log_every=10] [--checkpoint_every=100]
 
-Real runs of configs/digits.py take turns: with a log line every 10 steps and a
-checkpoint of 160 MB every 100 (some 14 s; configs/default.py has 1000), and
-with neither before an epoch's end. Runs of two lengths are subtracted, so that
-starting and compiling count nothing; evaluations and the saves at epochs' ends
-are in both. The bare step is the compiled one on a batch that is there. The
-last line is a JSON object.
+Runs of configs/digits.py take turns: some log every 10 steps and save a
+checkpoint of 160 MB every 100 steps (about 14 s; configs/default.py has 1000),
+others do neither before the end of an epoch. The difference between runs of two
+lengths excludes start and compilation; it includes evaluations and the
+checkpoints at the end of epochs. The bare step is the compiled step on a batch
+in memory. The last line is a JSON object.
 """
 
 import argparse
@@ -32,15 +32,15 @@ STEPS_PER_EPOCH = 45
 
 
 def seconds_of_a_run(cadence: tuple[int, int], epochs: int) -> float:
-  """Wall clock of one run, from its start to its results.
+  """Returns the wall-clock seconds of one run.
 
   Args:
-    cadence: steps between lines of the log, and between checkpoints.
-    epochs: of the run.
+    cadence: steps between two lines of the log, and between two checkpoints.
+    epochs: number of epochs.
   """
   config = digits.get_config()
   config.log_every_steps, config.checkpoint.every_steps = cadence
-  # The schedule may not end before the rate drops, nor depend on the length.
+  # A schedule that is valid for any number of epochs.
   config.optimizer.schedule = 'constant'
   config.num_epochs = epochs
   config.guards.stall = 'off'
@@ -55,7 +55,7 @@ def seconds_of_a_run(cadence: tuple[int, int], epochs: int) -> float:
 
 
 def bare_step() -> float:
-  """Seconds of the step on a batch that is there."""
+  """Returns the seconds of the step on a batch in memory."""
   config = digits.get_config()
   steps = compilation.Steps(config, topologies.find('local'))
   compiled = steps.train(config.batch_size).compiled
@@ -85,7 +85,7 @@ def main() -> None:
         shorter = seconds_of_a_run(forms[form], 1)
         each.append((longer - shorter) / arguments.epochs / STEPS_PER_EPOCH)
       bare.append(bare_step())
-  print('digits, ms a step (its share of an epoch, evaluation included)')
+  print('digits, ms per step (an epoch, with evaluation, divided by its steps)')
   for form, each in (*seconds.items(), ('bare step', bare)):
     print(f'{form:<16}{statistics.median(each) * 1e3:>10.1f}')
   turns.print_result(

@@ -1,8 +1,8 @@
-"""Things timed in turns within one run, each in a process of its own.
+"""Timing of several implementations in turns, each in its own process.
 
-The machine is noisy and its noise comes in waves: what is compared takes turns,
-and a ratio is the median of those of each round. Of its own process, since
-libraries keep threads that wait by spinning, and memory.
+A machine's speed varies over minutes, so implementations that are compared take
+turns, and a ratio is the median of the rounds' ratios. They need processes of
+their own because libraries keep memory and busy-waiting threads.
 """
 
 import datetime
@@ -18,37 +18,38 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# For `configs`, which is no package that is installed.
+# For `configs`, which is not an installed package.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-# Whatever else is there.
+# On CPU, even if there is a GPU or a TPU.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-Once = Callable[[], Any]  # Does a thing once, and waits until it is done.
+# Does one step and waits until it is done.
+Once = Callable[[], Any]
 
 
 def take_turns(
   forms: Mapping[str, Callable[[], Once]], rounds: int, warm_ups: int = 2
 ) -> dict[str, list[float]]:
-  """Seconds that each form takes in each round.
+  """Returns the seconds that each form takes in each round.
 
   Args:
-    forms: functions that prepare a form, in its process, and return what is
-      timed. They must be importable: `functools.partial` of a function of a
-      module.
-    rounds: how often each has its turn.
-    warm_ups: turns before those, which are not timed.
+    forms: functions that prepare a form in its process and return the function
+      to time. They must be importable, such as the `functools.partial` of a
+      module's function.
+    rounds: number of timed turns of each form.
+    warm_ups: number of turns before those, which are not timed.
   """
   context = multiprocessing.get_context('spawn')
   pipes, processes = {}, []
   for name, prepare in forms.items():
-    here, there = context.Pipe()
+    pipe, other_end = context.Pipe()
     processes.append(
-      context.Process(target=_serve, args=(there, prepare), daemon=True)
+      context.Process(target=_serve, args=(other_end, prepare), daemon=True)
     )
     processes[-1].start()
-    there.close()
-    pipes[name] = here
-    here.recv()  # One prepares at a time.
+    other_end.close()
+    pipes[name] = pipe
+    pipe.recv()  # One prepares at a time.
   seconds: dict[str, list[float]] = {name: [] for name in forms}
   for turn in range(warm_ups + rounds):
     for name, pipe in pipes.items():
@@ -77,9 +78,9 @@ def _serve(pipe, prepare) -> None:
 
 
 def xla_defaults() -> None:
-  """Takes back what importing alexnet_jax sets of XLA's flags.
+  """Removes the flags of XLA that importing alexnet_jax has set.
 
-  For peers: call it in their process before anything is compiled.
+  Other libraries' processes call it before they compile anything.
   """
   flags = os.environ.get('XLA_FLAGS', '').split()
   os.environ['XLA_FLAGS'] = ' '.join(
@@ -88,19 +89,19 @@ def xla_defaults() -> None:
 
 
 def cores() -> int:
-  """Of this process."""
+  """Returns the number of CPU cores that this process may use."""
   return len(os.sched_getaffinity(0))
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
-  """How many times `faster` is as fast: the median of the rounds' ratios."""
+  """Returns how many times as fast `faster` is: the rounds' median ratio."""
   return statistics.median(a / b for a, b in zip(slower, faster, strict=True))
 
 
 def matrix_product(size: int = 4096) -> Once:
-  """A float32 product of two matrices, by XLA: what the machine can do.
+  """Returns XLA's float32 product of two square matrices.
 
-  It takes `2 * size ** 3` operations.
+  Its `2 * size ** 3` operations show what the machine can do.
   """
   import jax
   import jax.numpy as jnp
@@ -111,7 +112,7 @@ def matrix_product(size: int = 4096) -> Once:
 
 
 def machine(*packages: str) -> dict[str, str]:
-  """Where and with what a figure was taken."""
+  """Returns the date, the machine, and the versions of Python and packages."""
   model = platform.processor() or platform.machine()
   if os.path.exists('/proc/cpuinfo'):
     with open('/proc/cpuinfo', encoding='utf-8') as file:
@@ -134,13 +135,13 @@ def print_result(
   most: Mapping[str, float] | None = None,
   **more: Any,
 ) -> None:
-  """The JSON line: what was found, what was to be reached, what ran.
+  """Prints the JSON line with ratios, targets and whether they are met.
 
   Args:
-    ratios: by name.
-    least: what some of them are to reach.
-    most: what others are to stay within.
-    **more: what else is worth keeping.
+    ratios: the measured ratios by name.
+    least: targets that are lower bounds.
+    most: targets that are upper bounds.
+    **more: further entries of the JSON object.
   """
   rounded = {name: round(value, 3) for name, value in ratios.items()}
   most = most or {}

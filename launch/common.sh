@@ -1,14 +1,14 @@
-# shellcheck shell=bash disable=SC2034 # What is set here is read elsewhere.
-# What tpu_vm.sh and gke.sh share: it is sourced, not run.
+# shellcheck shell=bash disable=SC2034 # Variables are used by other files.
+# Functions of tpu_vm.sh and gke.sh, which source this file.
 #
 # Slices are named as in `python -m alexnet_jax.preflight --topology=v5e:4x4`.
 # Checked on 2026-11-24 against Google Cloud's "TPU configurations", "TPU v6e",
-# "TPU types and topologies" (a number of v4 cores means the shape most like a
+# "TPU types and topologies" (a number of v4 cores means the shape closest to a
 # cube), "TPU software versions", and AI-Hypercomputer/xpk's
-# system_characteristics.py (shapes, GKE's labels, four chips to a node).
+# system_characteristics.py (shapes, GKE's labels, four chips per node).
 
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || {
-  echo "launch: bash 4.4 or later is needed, this is $BASH_VERSION" >&2
+  echo "launch: bash is $BASH_VERSION: version 4.4 or later is needed" >&2
   exit 2
 }
 
@@ -19,13 +19,13 @@ say() {
   printf 'launch: %s\n' "$*" >&2
 }
 
-# Stops with the status of a usage error.
+# Exits with the status of a usage error.
 die() {
   say "$@"
   exit 2
 }
 
-# A command as it can be pasted into a shell.
+# Prints a command so that it can be pasted into a shell.
 quoted() {
   local word text=''
   for word; do
@@ -35,7 +35,7 @@ quoted() {
   printf '%s' "${text# }"
 }
 
-# Runs a command, or with --dry_run prints it.
+# Runs a command, or prints it with --dry_run.
 perform() {
   if [[ $dry_run ]]; then
     printf '%s\n' "$(quoted "$@")"
@@ -44,13 +44,13 @@ perform() {
   fi
 }
 
-# Sets what --topology=GENERATION:SHAPE means.
+# Sets the variables that follow from --topology=GENERATION:SHAPE.
 read_topology() {
   local topology="$1" generation="${1%%:*}" known
   shape="${topology#*:}"
   case "$generation" in
     v5e | v6e) known="$SHAPES_2D" cores=1 ;;
-    v4 | v5p) known="$SHAPES_3D" cores=2 ;; # Named by their cores.
+    v4 | v5p) known="$SHAPES_3D" cores=2 ;; # Types have numbers of cores.
     *) known='' ;;
   esac
   [[ $topology == *:* && " $known " == *" $shape "* ]] || die \
@@ -79,10 +79,10 @@ read_topology() {
       gke_accelerator=tpu-v5p-slice
       ;;
   esac
-  # A TPU VM holds four chips; of v5e and v6e, eight where those are all.
+  # A TPU VM has four chips; a v5e or v6e slice of eight chips is one VM.
   vm_hosts=$((chips > 4 ? chips / 4 : 1))
   [[ $cores == 1 && $chips == 8 ]] && vm_hosts=1
-  # GKE's machine types that end in -4t; -1t for a single chip.
+  # GKE's machine types end in -4t, and -1t for a single chip.
   chips_per_node=$((chips < 4 ? chips : 4))
   nodes=$((chips / chips_per_node))
 }

@@ -3,23 +3,23 @@
 #
 #   launch/gke.sh COMMAND --name=NAME [FLAG...] [-- FLAG...]
 #
-#   apply    fills in gke/*.yaml and applies it (--topology, --image, --workdir)
-#   logs     of all pods, until they end        (kubectl logs --follow)
-#   status   of the JobSet and its pods
-#   delete   the JobSet: its pods get SIGTERM, and save
+#   apply    starts the run (needs --topology, --image, --workdir)
+#   logs     follows the logs of all pods until they end
+#   status   shows the JobSet and its pods
+#   delete   deletes the JobSet; its pods get SIGTERM and save a checkpoint
 #
-#   --topology=v5e:4x4          as `python -m alexnet_jax.preflight` has it
-#   --image=HOST/PROJECT/IMAGE  made by launch/Dockerfile
-#   --workdir=gs://BUCKET/DIR   of the run; all pods must reach it
+#   --topology=v5e:4x4          the slice, as in `alexnet_jax.preflight`
+#   --image=HOST/PROJECT/IMAGE  an image built with launch/Dockerfile
+#   --workdir=gs://BUCKET/DIR   the run's workdir; all pods must reach it
 #   --config=configs/imagenet.py
 #   --namespace=default
-#   --spot                      only nodes that are Spot VMs
-#   --max_restarts=5            of what is neither a preemption nor hopeless
-#   --dry_run                   prints every command, and runs none
-#   What follows -- goes to alexnet_jax.main: -- --config.num_epochs=10
+#   --spot                      uses Spot VMs only
+#   --max_restarts=5            restarts after failures, preemptions not counted
+#   --dry_run                   prints all commands and runs none
+#   Flags after -- are those of alexnet_jax.main: -- --config.num_epochs=10
 #
-# The cluster restarts the run by itself, as gke/jobset.yaml says. Applying it
-# again changes nothing: delete first.
+# The cluster restarts the run (gke/jobset.yaml). Applying it again changes
+# nothing: delete it first.
 #
 # Checked on 2026-11-24: see gke/*.yaml. Never run on a cluster.
 
@@ -29,7 +29,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/common.sh"
 
 usage='usage: launch/gke.sh apply|logs|status|delete --name=NAME'
-usage+=' [flags; see the head of the file]'
+usage+=' [flags; see the top of the file]'
 name='' topology='' image='' workdir='' spot='' dry_run=''
 config=configs/imagenet.py namespace=default max_restarts=5
 
@@ -50,33 +50,34 @@ read_flags() {
       --spot) spot=1 ;;
       --dry_run) dry_run=1 ;;
       --) shift && break ;;
-      *) die "unknown flag $1; flags of alexnet_jax.main follow --; $usage" ;;
+      *) die "unknown flag $1: flags of alexnet_jax.main follow --; $usage" ;;
     esac
     shift
   done
   main_flags=("$@")
   local dns='^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$'
   [[ $name =~ $dns && $namespace =~ $dns ]] || die \
-    "--name=$name --namespace=$namespace: give lower-case letters, digits and" \
-    "hyphens, at most 40; $usage"
+    "--name=$name --namespace=$namespace: use up to 40 lower-case letters," \
+    "digits and hyphens; $usage"
   if [[ $command == apply ]]; then
     read_topology "$topology"
     [[ $image =~ ^[A-Za-z0-9][A-Za-z0-9._:/@-]*$ ]] ||
-      die "--image=$image: give an image that the cluster can pull"
+      die "--image=$image: must be an image that the cluster can pull"
     [[ $workdir == gs://?* ]] ||
-      die "--workdir=$workdir: give gs://BUCKET/DIR, which outlives the pods"
-    [[ $max_restarts =~ ^[0-9]+$ ]] || die '--max_restarts is a whole number'
+      die "--workdir=$workdir: must be gs://BUCKET/DIR, to outlive the pods"
+    [[ $max_restarts =~ ^[0-9]+$ ]] ||
+      die '--max_restarts must be a whole number'
   fi
   [[ $dry_run ]] || command -v kubectl > /dev/null || die \
     'kubectl is not installed: see kubernetes.io/docs/tasks/tools;' \
-    '--dry_run needs none'
+    '--dry_run works without it'
 }
 
-# A JSON list of strings, which is YAML too.
+# Prints strings as a JSON list, which is also YAML.
 json_list() {
   local word text=''
   for word; do
-    [[ $word != *[[:cntrl:]]* ]] || die "a control character in ${word@Q}"
+    [[ $word != *[[:cntrl:]]* ]] || die "flag ${word@Q} has a control character"
     word="${word//\\/\\\\}"
     word="${word//\"/\\\"}"
     text+=", \"$word\""
@@ -100,7 +101,7 @@ manifest() {
   for key in "${!values[@]}"; do
     text="${text//__${key}__/"${values[$key]}"}"
   done
-  # Last: a flag may hold anything.
+  # The flags come last: they may contain anything, even __NAME__.
   printf '%s\n' "${text//__ARGS__/"$args"}"
 }
 

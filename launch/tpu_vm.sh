@@ -3,32 +3,32 @@
 #
 #   launch/tpu_vm.sh COMMAND --name=NAME --zone=ZONE [FLAG...] [-- FLAG...]
 #
-#   create   asks for the slice          (--topology; --spot)
-#   wait     until it is there
-#   install  puts this clone's HEAD on every worker, and makes its .venv
-#   run      trains on every worker      (--topology, --workdir; --config)
-#   up       all of these; again where preempted, until it is done; then delete
-#   delete   the slice
+#   create   requests the slice (needs --topology)
+#   wait     waits until the slice is active
+#   install  copies this clone's HEAD to every worker and makes its .venv
+#   run      trains on every worker (needs --topology and --workdir)
+#   up       does all of these, again after each preemption, then deletes
+#   delete   deletes the slice
 #
-#   --topology=v5e:4x4          as `python -m alexnet_jax.preflight` has it
-#   --workdir=gs://BUCKET/DIR   of the run; all workers must reach it
+#   --topology=v5e:4x4          the slice, as in `alexnet_jax.preflight`
+#   --workdir=gs://BUCKET/DIR   the run's workdir; all workers must reach it
 #   --config=configs/imagenet.py
-#   --project=ID                gcloud's own by default
-#   --spot                      cheaper, and may be preempted
-#   --max_restarts=5            in a row, of a run that fails on a live slice
+#   --project=ID                by default gcloud's project
+#   --spot                      requests a slice that may be preempted
+#   --max_restarts=5            restarts in a row without a preemption
 #   --poll_seconds=30
-#   --dry_run                   prints every command, and runs none
-#   What follows -- goes to alexnet_jax.main: -- --config.num_epochs=10
+#   --dry_run                   prints all commands and runs none
+#   Flags after -- are those of alexnet_jax.main: -- --config.num_epochs=10
 #
-# `run` leaves with the status of alexnet_jax.main: of several workers that
-# failed, gcloud gives the first one's. `up` stops on 0, 2 and 3.
+# `run` exits with the status of alexnet_jax.main; if several workers fail,
+# gcloud returns the status of the first. `up` stops at 0, 2 and 3.
 #
 # Checked on 2026-11-24 against Google Cloud's "gcloud compute tpus
 # queued-resources create", "... delete", "gcloud compute tpus tpu-vm ssh",
 # "Manage queued resources", "TPU software versions"; and, for statuses and
 # retries, gcloud's command_lib/compute/tpus/tpu_vm/ssh.py. The parser of gcloud
-# 528.0.0 takes each command but for `tpu-vm describe`, which was not tried; none
-# was ever run on a TPU.
+# 528.0.0 accepts each command; `tpu-vm describe` was not tried. Never run on a
+# TPU.
 
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -37,7 +37,7 @@ source "$here/common.sh"
 cd "$here/.."
 
 usage='usage: launch/tpu_vm.sh create|wait|install|run|up|delete'
-usage+=' --name=NAME --zone=ZONE [flags; see the head of the file]'
+usage+=' --name=NAME --zone=ZONE [flags; see the top of the file]'
 name='' zone='' topology='' workdir='' project='' spot='' dry_run=''
 config=configs/imagenet.py max_restarts=5 poll_seconds=30
 
@@ -59,30 +59,30 @@ read_flags() {
       --spot) spot=1 ;;
       --dry_run) dry_run=1 ;;
       --) shift && break ;;
-      *) die "unknown flag $1; flags of alexnet_jax.main follow --; $usage" ;;
+      *) die "unknown flag $1: flags of alexnet_jax.main follow --; $usage" ;;
     esac
     shift
   done
   main_flags=("$@")
   [[ $name =~ ^[a-z]([-a-z0-9]*[a-z0-9])?$ ]] ||
-    die "--name=$name: give lower-case letters, digits and hyphens; $usage"
+    die "--name=$name: use lower-case letters, digits and hyphens; $usage"
   [[ $zone ]] || die "--zone=ZONE is missing; $usage"
   [[ $max_restarts =~ ^[0-9]+$ && $poll_seconds =~ ^[0-9]+$ ]] ||
-    die '--max_restarts and --poll_seconds are whole numbers'
+    die '--max_restarts and --poll_seconds must be whole numbers'
   case "$command" in
     create | run | up) read_topology "$topology" ;;
   esac
   case "$command" in
     run | up)
       [[ $workdir == gs://?* ]] ||
-        die "--workdir=$workdir: give gs://BUCKET/DIR, which outlives the VMs"
+        die "--workdir=$workdir: must be gs://BUCKET/DIR, to outlive the VMs"
       ;;
   esac
   where=("--zone=$zone")
   [[ $project ]] && where+=("--project=$project")
   [[ $dry_run ]] || command -v gcloud > /dev/null || die \
     'gcloud is not installed: see cloud.google.com/sdk/docs/install;' \
-    '--dry_run needs none'
+    '--dry_run works without it'
 }
 
 note() {
@@ -106,24 +106,24 @@ describe_node() {
     '--format=value(state)'
 }
 
-# Returns 1 where the request failed for good, 4 where it was preempted.
+# Returns 1 if the request failed, 4 if the slice was preempted.
 wait_for_it() {
   local state='' before='' unknown=0
-  note "wait: every $poll_seconds s until it says ACTIVE"
+  note "wait: every $poll_seconds s until it prints ACTIVE"
   if [[ $dry_run ]]; then
     describe
     return
   fi
   while true; do
-    state="$(describe)" || state=UNKNOWN # gcloud has said why.
+    state="$(describe)" || state=UNKNOWN # gcloud has printed why.
     [[ $state == "$before" ]] || say "$name is $state"
     before="$state"
     case "$state" in
       ACTIVE) return ;;
       UNKNOWN) ((++unknown < 10)) || return 1 ;;
       FAILED)
-        say "see $(quoted gcloud compute tpus queued-resources describe \
-          "$name" "${where[@]}"), then delete it"
+        say "for the reason, run $(quoted gcloud compute tpus \
+          queued-resources describe "$name" "${where[@]}"); then delete $name"
         return 1
         ;;
       SUSPENDING | SUSPENDED) return 4 ;;
@@ -132,7 +132,7 @@ wait_for_it() {
   done
 }
 
-# What cannot be asked is taken to live: nothing is deleted on a guess.
+# If gcloud fails, the slice counts as alive: it must not be deleted by mistake.
 preempted() {
   case "$(describe)" in
     SUSPENDING | SUSPENDED | FAILED) return ;;
@@ -160,7 +160,8 @@ bash alexnet_jax/launch/tpu_worker.sh install" &&
     on_the_worker install
 }
 
-# Through ssh that may drop: gcloud tries again, and the ID keeps the run one.
+# If the ssh connection drops, gcloud runs the command again; the ID prevents a
+# second run.
 run() {
   local flags=("--config=$config" "--workdir=$workdir")
   ((vm_hosts == 1)) || flags+=(--distributed)
@@ -170,7 +171,7 @@ run() {
 $(date +%s) $(quoted "${flags[@]}")" && on_the_worker run ID "${flags[@]}"
 }
 
-# With --dry_run, what that command does in turn.
+# With --dry_run, prints the commands of tpu_worker.sh.
 on_the_worker() {
   [[ ! $dry_run ]] || {
     note '  on each worker:'
@@ -188,13 +189,13 @@ up() {
   local failures=0 status there=''
   if [[ $dry_run ]]; then
     create && wait_for_it && install && run
-    note 'where it left with neither 0, 2 nor 3: was it preempted?'
+    note 'if the status is not 0, 2 or 3: was it preempted?'
     describe && describe_node
-    note 'done, or preempted (then all of it again):'
+    note 'if done, or if preempted (then again from the start):'
     delete
     return
   fi
-  # A slice that is there is taken: `up` goes on where an `up` was stopped.
+  # An existing slice is used: `up` continues an `up` that was stopped.
   ! describe > /dev/null 2>&1 || there=1
   while true; do
     [[ $there ]] || create || return 1
@@ -213,20 +214,20 @@ up() {
         return
         ;;
       2 | 3)
-        say "status $status: the same command would fail again. The slice is" \
-          'still there, and billed: mend and up again, or delete'
+        say "status $status: a restart would fail again. $name is still" \
+          'billed: fix the problem and run up again, or delete it'
         return "$status"
         ;;
     esac
-    say "left with status $status"
-    sleep "$poll_seconds" # The service takes a while to know.
+    say "the run ended with status $status"
+    sleep "$poll_seconds" # A preemption is reported with a delay.
     if preempted; then
-      say 'preempted: deleting it and beginning again'
+      say "$name was preempted: deleting it and starting again"
       delete || return 1
       there='' failures=0
     elif ((++failures > max_restarts)); then
-      say "$failures failures in a row on a live slice, which is still there," \
-        'and billed'
+      say "$failures failures in a row without a preemption: giving up." \
+        "$name is still billed: delete it"
       return "$status"
     fi
   done

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# On a TPU VM, in the clone: `install` makes .venv, `run ID FLAG...` trains.
-# tpu_vm.sh calls it on every worker; --dry_run first prints its commands.
+# Runs on a TPU VM, in the clone: `install` makes .venv, `run ID FLAG...`
+# trains. tpu_vm.sh calls it on every worker. With --dry_run as the first
+# argument, it prints its commands.
 #
-# The run does not hang on the ssh connection: it is started once for an ID, in
-# a session of its own, and whoever comes back with the same ID, or while it
-# lives, follows its log and leaves with its status.
+# The run does not depend on the ssh connection: it is started once per ID, in
+# its own session. A later call with the same ID, or during the run, follows the
+# log and exits with the run's status.
 #
 # Checked on 2026-11-24 against Google Cloud's "TPU software versions" (images
-# of Ubuntu, whose python3 is 3.10 in 22.04) and uv 0.13.9's own help. Never run
-# on a TPU VM.
+# of Ubuntu; python3 is 3.10 in 22.04) and the help of uv 0.13.9. Never run on a
+# TPU VM.
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,7 +25,8 @@ perform() {
   fi
 }
 
-# Python 3.11 with venv: the machine's, or one that uv brings, without root.
+# Prints a Python 3.11 or later with venv: the machine's, or one that uv
+# installs without root.
 find_python() {
   local name
   for name in python3.11 python3 python3.12 python3.13; do
@@ -42,14 +44,14 @@ sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
 install() {
   local python='PYTHON_3.11_OR_LATER'
   if [[ $dry_run ]]; then
-    echo '# where python3 is older than 3.11:'
+    echo '# if python3 is older than 3.11:'
     echo 'python3 -m pip install --quiet --user uv'
     echo 'python3 -m uv python install --quiet 3.11'
   else
     python="$(find_python)"
   fi
   if [[ $dry_run ]] || ! command -v make > /dev/null; then
-    [[ $dry_run ]] && echo '# where there is no make:'
+    [[ $dry_run ]] && echo '# if there is no make:'
     perform sudo apt-get update -qq
     perform sudo apt-get install -qq -y make
   fi
@@ -72,14 +74,15 @@ run() {
   fi
   mkdir -p runs
   if lives; then
-    echo 'launch: a run lives here: following it'
+    echo 'launch: a run is in progress: following it'
   elif [[ "$(cat runs/launch.id 2> /dev/null)" != "$id" ]]; then
     rm -f runs/launch.status
     echo "$id" > runs/launch.id
-    # Before the run: `tail` may be there first.
+    # Created here, since `tail` may start before the run.
     : > runs/launch.log
-    # The trap keeps the shell until the command, which the machine's shutdown
-    # signals too, has saved; the command does not inherit it.
+    # The trap keeps the shell alive until the command, which gets the same
+    # SIGTERM at the machine's shutdown, has saved a checkpoint; the command
+    # does not inherit the trap.
     # shellcheck disable=SC2016
     setsid nohup bash -c 'trap : TERM
       "$@"

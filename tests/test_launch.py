@@ -1,7 +1,7 @@
-"""launch/: its scripts against stubs of what they call, its manifests checked.
+"""The scripts in launch/ with stubs of the tools they call, and the manifests.
 
-The stubs are small programs, first in PATH, that write down how they were
-called. `srun` is more: it starts the processes, as SLURM does.
+The stubs are small programs, first in PATH, that record their calls. `srun`
+also starts the processes, as SLURM does.
 """
 
 import json
@@ -35,7 +35,7 @@ GKE = (
   '--workdir=gs://bucket/run',
 )
 
-# Takes a line of the file of its answers; the last one stays.
+# Takes an answer from the first line of a file, and keeps the last line.
 GCLOUD = r"""
 answer() {
   local file="$CALLS.$1" line
@@ -54,9 +54,9 @@ case "$*" in
 esac
 """
 
-# srun(1): the highest status of all tasks; 128 + the signal that ended one. It
-# passes on what it is sent. The tasks are sessions, as SLURM's are. (XLA_FLAGS:
-# one device, and half the time to compile.)
+# As srun(1), it passes on signals, and returns the highest status of all tasks,
+# or 128 + the signal that ended one. Like SLURM's, the tasks are sessions.
+# (XLA_FLAGS: one device, and half the time to compile.)
 SRUN = f"""#!{sys.executable}
 import os, signal, subprocess, sys, time
 
@@ -95,7 +95,7 @@ sys.exit(max(128 - code if code < 0 else code for code in codes))
 
 
 class Machine:
-  """Stubs in a folder, and what became of them."""
+  """Stubs in a folder, and the record of their calls."""
 
   def __init__(self, folder):
     self.bin = folder / 'bin'
@@ -136,7 +136,7 @@ class Machine:
     return done
 
   def calls(self, *words):
-    """The calls that hold all the words."""
+    """Returns the calls that contain all the words."""
     if not self.log.exists():
       return []
     lines = self.log.read_text().splitlines()
@@ -161,7 +161,7 @@ def test_shell_passes_shellcheck():
 
 
 def test_dockerfile_passes_hadolint():
-  # Short of building it, which needs a container runtime.
+  # To build it would need a container runtime.
   done = subprocess.run(
     [BIN / 'hadolint', LAUNCH / 'Dockerfile'], text=True, capture_output=True
   )
@@ -173,7 +173,7 @@ def test_dockerfile_passes_hadolint():
     assert (ROOT / name).exists(), name
 
 
-def test_each_file_says_what_it_was_checked_against():
+def test_each_file_names_what_it_was_checked_against():
   files = [*LAUNCH.glob('*.sh'), *LAUNCH.glob('gke/*'), LAUNCH / 'Dockerfile']
   for path in (*files, LAUNCH / 'README.md'):
     text = ' '.join(re.sub(r'^#', '', path.read_text(), flags=re.M).split())
@@ -236,7 +236,7 @@ def test_each_file_says_what_it_was_checked_against():
     ),
   ],
 )
-def test_dry_run_prints_all_and_runs_nothing(
+def test_dry_run_prints_all_commands_and_runs_none(
   machine, script, arguments, expected
 ):
   first = ['--dry_run'] if script == 'slurm.sh' else []
@@ -250,7 +250,7 @@ def test_dry_run_prints_all_and_runs_nothing(
     assert words in printed[at:], (words, printed)
     at = printed.index(words, at) + len(words)
   assert machine.calls() == []
-  # It can be pasted.
+  # It can be pasted into a shell.
   assert (
     subprocess.run(['bash', '-n'], input=printed, text=True).returncode == 0
   )
@@ -260,7 +260,7 @@ def test_dry_run_prints_all_and_runs_nothing(
   ('script', 'arguments', 'tool'),
   [('tpu_vm.sh', UP, 'gcloud'), ('gke.sh', GKE, 'kubectl')],
 )
-def test_without_the_tool(tmp_path, script, arguments, tool):
+def test_a_missing_tool(tmp_path, script, arguments, tool):
   for name in ('bash', 'cat', 'date', 'dirname', 'sed'):
     (tmp_path / name).symlink_to(shutil.which(name))
   command = ['bash', LAUNCH / script, *arguments]
@@ -322,14 +322,14 @@ def test_topologies(
     ('slurm.sh', ('--config=configs/digits.py',), 'sbatch launch/slurm.sh'),
   ],
 )
-def test_usage_errors_instruct(machine, script, arguments, complaint):
+def test_usage_errors_name_the_cure(machine, script, arguments, complaint):
   done = machine.run(script, *arguments, status=2)
   assert complaint in done.stderr
   assert done.stdout == ''
   assert machine.calls() == []
 
 
-def test_up_begins_again_where_preempted(machine):
+def test_up_starts_again_after_a_preemption(machine):
   machine.answers(
     states=[
       *('MISSING', 'WAITING_FOR_RESOURCES', 'ACTIVE', 'SUSPENDING'),
@@ -338,21 +338,21 @@ def test_up_begins_again_where_preempted(machine):
     statuses=[143, 0],
   )
   machine.run('tpu_vm.sh', *UP)
-  told = [
+  calls = [
     re.sub(r'^gcloud compute tpus (queued-resources|tpu-vm) ', '', call)
     for call in machine.calls('gcloud')
     if ' describe ' not in call
   ]
-  steps = ['run' if ' run ' in call else call.split()[0] for call in told]
-  # The second slice was gone before it could be used.
+  steps = ['run' if ' run ' in call else call.split()[0] for call in calls]
+  # The second slice was preempted before it could be used.
   slice_used = ['create', 'scp', 'ssh', 'run', 'delete']
   assert steps == [*slice_used, 'create', 'delete', *slice_used]
-  flags = {call.split(' run ')[1] for call in told if ' run ' in call}
+  flags = {call.split(' run ')[1] for call in calls if ' run ' in call}
   for flag in flags:
     assert '--workdir=gs://bucket/run --distributed' in flag
 
 
-def test_up_believes_the_node_too(machine):
+def test_up_notices_a_preempted_node(machine):
   machine.answers(
     states=['MISSING', 'ACTIVE'], nodes=['PREEMPTED'], statuses=[255, 0]
   )
@@ -361,7 +361,7 @@ def test_up_believes_the_node_too(machine):
 
 
 @pytest.mark.parametrize('status', [2, 3])
-def test_up_does_not_repeat_what_would_fail_again(machine, status):
+def test_up_does_not_restart_what_would_fail_again(machine, status):
   machine.answers(states=['MISSING', 'ACTIVE'], statuses=[status])
   done = machine.run('tpu_vm.sh', *UP, status=status)
   assert len(machine.calls(' run ')) == 1
@@ -369,7 +369,7 @@ def test_up_does_not_repeat_what_would_fail_again(machine, status):
   assert 'would fail again' in done.stderr
 
 
-def test_up_gives_up_on_a_run_that_always_dies(machine):
+def test_up_gives_up_after_max_restarts(machine):
   machine.answers(states=['MISSING', 'ACTIVE'], statuses=[134])
   machine.run('tpu_vm.sh', *UP, '--max_restarts=2', status=134)
   assert len(machine.calls(' run ')) == 3
@@ -377,13 +377,13 @@ def test_up_gives_up_on_a_run_that_always_dies(machine):
   assert machine.calls(' delete ') == []
 
 
-def test_up_stops_where_the_request_failed(machine):
+def test_up_stops_if_the_request_fails(machine):
   machine.answers(states=['MISSING', 'FAILED'])
   machine.run('tpu_vm.sh', *UP, status=1)
   assert machine.calls('tpu-vm') == []
 
 
-def test_up_takes_the_slice_that_is_there(machine):
+def test_up_uses_an_existing_slice(machine):
   machine.run('tpu_vm.sh', *UP)
   assert machine.calls(' create ') == []
   assert len(machine.calls(' run ')) == 1
@@ -391,7 +391,7 @@ def test_up_takes_the_slice_that_is_there(machine):
 
 @pytest.fixture
 def worker(machine, tmp_path):
-  """launch/tpu_worker.sh in a clone of its own, and a command to run."""
+  """launch/tpu_worker.sh in its own clone, with a command to run."""
   clone = tmp_path / 'clone'
   (clone / 'launch').mkdir(parents=True)
   script = shutil.copy(LAUNCH / 'tpu_worker.sh', clone / 'launch')
@@ -413,7 +413,7 @@ def worker(machine, tmp_path):
   return start
 
 
-def test_worker_survives_a_connection_that_drops(machine, worker):
+def test_worker_survives_a_dropped_connection(machine, worker):
   first = worker('run', '7', '--flag=a b', '3')
   assert first.stdout.readline() == 'begun\n'
   os.killpg(first.pid, signal.SIGKILL)
@@ -422,14 +422,14 @@ def test_worker_survives_a_connection_that_drops(machine, worker):
   printed, _ = again.communicate(timeout=30)
   assert again.returncode == 3
   assert 'following it\nbegun\n' in printed
-  # After its end, too: gcloud comes back with the same ID.
+  # Also after its end: gcloud calls again with the same ID.
   late = worker('run', '7', '--flag=a b', '3')
   assert 'begun' in late.communicate(timeout=30)[0]
   assert late.returncode == 3
   assert machine.calls() == ['-m alexnet_jax.main --flag=a b 3']
 
 
-def test_worker_brings_a_newer_python(machine, worker):
+def test_worker_installs_a_newer_python(machine, worker):
   for name in ('python3', 'python3.11', 'python3.12', 'python3.13'):
     machine.stub(
       name,
@@ -446,7 +446,7 @@ def test_worker_brings_a_newer_python(machine, worker):
 
 
 def manifests(machine, *more, flags=()):
-  """What gke.sh would apply: a ServiceAccount and a JobSet."""
+  """Returns what gke.sh would apply: a ServiceAccount and a JobSet."""
   printed = machine.run('gke.sh', *GKE, *more, '--dry_run', '--', *flags).stdout
   text = printed.split('\n', 1)[1].removesuffix('MANIFEST\n')
   assert not re.search('__[A-Z_]*__', re.sub('(#|args:).*', '', text))
@@ -478,10 +478,9 @@ def test_kubernetes_objects_are_valid(machine, more):
 
 
 def test_jobset_is_valid(machine):
-  # By the types published from JobSet's schema. A field that it does not know
-  # is left out of what comes back.
+  # The types are published from JobSet's schema. They drop unknown fields.
   _, jobset = manifests(machine)
-  job_of(jobset)['template'] = {'spec': None}  # Checked above, as a Job's.
+  job_of(jobset)['template'] = {'spec': None}  # Checked above, in a Job.
   job_of(jobset)['template'].clear()
   read = jobset_v1alpha2_job_set.JobsetV1alpha2JobSet.from_dict(jobset)
   assert read.to_dict() == jobset
@@ -503,13 +502,15 @@ def test_jobset_is_valid(machine):
     (1, False, 'RestartJobSet'),
   ],
 )
-def test_what_the_cluster_restarts(machine, status, disrupted, expected):
+def test_failures_that_the_cluster_restarts(
+  machine, status, disrupted, expected
+):
   _, jobset = manifests(machine)
   job = job_of(jobset)
   assert job['backoffLimit'] == 0
   assert job['template']['spec']['restartPolicy'] == 'Never'
-  # As Kubernetes' controller has it: the first rule that matches a pod, and
-  # what the Job then says of itself.
+  # As in Kubernetes' controller: the first rule that matches a pod sets the
+  # Job's reason and message.
   reason = 'BackoffLimitExceeded'
   message = 'Job has reached the specified backoff limit'
   for index, rule in enumerate(job['podFailurePolicy']['rules']):
@@ -523,7 +524,7 @@ def test_what_the_cluster_restarts(machine, status, disrupted, expected):
     message += f' matching FailJob rule at index {index}'
     reason = 'PodFailurePolicy'
     break
-  # As JobSet's has it.
+  # As in JobSet's controller.
   policy = jobset['spec']['failurePolicy']
   assert policy['maxRestarts'] == 5
   assert policy['restartStrategy'] == 'BlockingRecreate'
@@ -538,7 +539,7 @@ def test_what_the_cluster_restarts(machine, status, disrupted, expected):
   assert action == expected
 
 
-def test_gke_hands_flags_on_as_they_are(machine, tmp_path):
+def test_gke_passes_flags_on_unchanged(machine, tmp_path):
   odd = ('--config.a="x\\y"', '--config.b=(1, 2) & __NAME__ $HOME: {#}')
   _, jobset = manifests(machine, flags=odd)
   args = job_of(jobset)['template']['spec']['containers'][0]['args']
@@ -550,7 +551,7 @@ def test_gke_hands_flags_on_as_they_are(machine, tmp_path):
 
 
 def slurm(machine, tasks, status=0, **environment):
-  """slurm.sh with two tasks that run a shell's words."""
+  """Runs slurm.sh with two tasks, which are shell commands."""
   machine.program('srun', SRUN)
   python = machine.program(
     'task_python', f'#!/bin/bash\ncase $SLURM_PROCID in\n{tasks}\nesac\n'
@@ -574,13 +575,15 @@ def slurm(machine, tasks, status=0, **environment):
     ('*) exit 143 ;;', {'SLURM_RESTART_COUNT': '50'}, 143, False),
   ],
 )
-def test_what_slurm_requeues(machine, tasks, environment, status, requeued):
+def test_jobs_that_slurm_requeues(
+  machine, tasks, environment, status, requeued
+):
   done = slurm(machine, tasks, status, **environment)
   expected = ['scontrol requeue Incomplete 7'] if requeued else []
   assert machine.calls() == expected, done.stderr
 
 
-def test_slurm_saves_and_requeues_at_sigterm(machine):
+def test_slurm_saves_and_requeues_after_sigterm(machine):
   machine.program('srun', SRUN)
   python = machine.program(
     'task_python',
@@ -603,8 +606,8 @@ def test_slurm_saves_and_requeues_at_sigterm(machine):
   assert machine.calls() == ['scontrol requeue Incomplete 7']
 
 
-def test_slurm_trains_for_real(machine, tmp_path):
-  """Two processes of one run, found by SLURM's variables."""
+def test_slurm_trains(machine, tmp_path):
+  """Two processes of one run find each other by SLURM's variables."""
   machine.program('srun', SRUN)
   workdir = tmp_path / 'run'
   began = time.monotonic()
@@ -621,6 +624,6 @@ def test_slurm_trains_for_real(machine, tmp_path):
   print(f'{time.monotonic() - began:.0f} s')
   assert re.search(r'step +4/4', done.stdout), done.stdout
   assert json.loads((workdir / 'results.json').read_text())
-  # Of both together: the first alone writes.
+  # Of both processes: only the first one writes.
   assert len((workdir / 'metrics.jsonl').read_text().splitlines()) >= 4
   assert machine.calls() == []

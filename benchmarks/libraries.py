@@ -1,11 +1,11 @@
-"""AlexNet as people write it in other libraries, and steps of training it.
+"""AlexNet in other libraries, with training steps and forward passes.
 
-Each is made from the same `Architecture`, at the settings that were its best
-on the machines that were tried; what those are stands at each.
+Each network is made from the same `Architecture`. Each function has the
+settings that were the fastest on the machines we tried; its docstring names
+them.
 """
 
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ MOMENTUM, RATE, DECAY = 0.9, 1e-6, 5e-4
 def batch_of(
   architecture: Architecture, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Pictures `[N, H, W, 3]` float32, of the scale of pixels, and labels."""
+  """Returns images `[N, H, W, 3]` float32, scaled like pixels, and labels."""
   rng = np.random.default_rng(0)
   size = architecture.input_size
   images = rng.normal(size=(batch_size, size, size, 3)) * 50
@@ -29,30 +29,8 @@ def batch_of(
   return images.astype(np.float32), labels.astype(np.int32)
 
 
-def layer_inputs(
-  architecture: Architecture,
-) -> Iterator[tuple[str, layers.Conv | layers.Dense, int, int]]:
-  """Each layer by name, with the side of its input in pixels and its channels.
-
-  What a dense layer sees is one pixel.
-  """
-  inputs, size = 3, architecture.input_size
-  for name, layer in zip(
-    architecture.layer_names, architecture.layers, strict=True
-  ):
-    if isinstance(layer, layers.Dense):
-      inputs, size = inputs * size**2, 1
-    yield name, layer, size, inputs
-    inputs = layer.features or 1000
-    if isinstance(layer, layers.Conv):
-      size = layer.output_size(size)
-      for op in layer.then:
-        if isinstance(op, layers.MaxPool):
-          size = (size - op.window) // op.stride + 1
-
-
 def flax_step(model: Any, architecture: Architecture, batch_size: int) -> Once:
-  """A donated, jitted training step of any Flax module with these layers."""
+  """Returns a donated, jitted training step of a Flax module."""
   import jax
   import jax.numpy as jnp
   import optax
@@ -91,7 +69,7 @@ def flax_step(model: Any, architecture: Architecture, batch_size: int) -> Once:
 def flax_inference(
   model: Any, architecture: Architecture, batch_size: int
 ) -> Once:
-  """A jitted forward pass of any such module."""
+  """Returns a jitted forward pass of a Flax module."""
   import jax
   import jax.numpy as jnp
 
@@ -102,7 +80,10 @@ def flax_inference(
 
 
 def plain_flax(architecture: Architecture, dtype: str = 'float32') -> Any:
-  """What one would write first: nn.Conv, nn.max_pool, LRN by reduce_window."""
+  """Returns a straightforward Flax network: nn.Conv, nn.max_pool, and so on.
+
+  LRN is a reduce_window.
+  """
   import flax.linen as nn
   import jax
 
@@ -152,18 +133,17 @@ def plain_flax(architecture: Architecture, dtype: str = 'float32') -> Any:
 
 
 def pytorch(architecture: Architecture) -> Any:
-  """nn.Conv2d, nn.MaxPool2d, nn.LocalResponseNorm; ReLU in place."""
+  """Returns a PyTorch network with nn.LocalResponseNorm and in-place ReLU."""
   from torch import nn
 
   modules: list[Any] = []
-  inputs = 3
-  size = architecture.spatial_size(architecture.input_size)
-  flat = False
-  for layer in architecture.layers:
+  for _, layer, size, channels in architecture.layer_inputs(
+    architecture.input_size
+  ):
     if isinstance(layer, layers.Conv):
       modules.append(
         nn.Conv2d(
-          inputs,
+          channels,
           layer.features,
           layer.kernel,
           layer.stride,
@@ -171,13 +151,9 @@ def pytorch(architecture: Architecture) -> Any:
           groups=layer.groups,
         )
       )
-      inputs = layer.features
     else:
-      if not flat:
-        modules.append(nn.Flatten())
-        inputs, flat = inputs * size**2, True
-      modules.append(nn.Linear(inputs, layer.features or 1000))
-      inputs = layer.features
+      inputs = size**2 * channels
+      modules += [nn.Flatten(), nn.Linear(inputs, layer.features or 1000)]
     for op in layer.then:
       match op:
         case layers.Activation():
@@ -198,10 +174,11 @@ def pytorch(architecture: Architecture) -> Any:
 def pytorch_step(
   architecture: Architecture, batch_size: int, channels_last: bool, train: bool
 ) -> Once:
-  """Eager, on all cores; torch.optim.SGD(foreach=True).
+  """Returns an eager training step or forward pass of PyTorch, on all cores.
 
-  Tried: both memory layouts (both are run, the faster counts), SGD with
-  foreach, fused and neither (within 2% of each other), ReLU in place or not.
+  The optimizer is torch.optim.SGD(foreach=True); fused and plain SGD were
+  within 2% of it. Both memory layouts are run, and the faster one counts. ReLU
+  is in place; we tried both.
   """
   import torch
 
@@ -236,9 +213,10 @@ def pytorch_step(
 def keras_step(
   architecture: Architecture, batch_size: int, train: bool
 ) -> Once:
-  """Keras layers on TensorFlow, in a tf.function; LRN is TensorFlow's own.
+  """Returns a training step or forward pass of Keras in a tf.function.
 
-  Tried: jit_compile (XLA), slower by a third or more.
+  The layers are Keras's; LRN is TensorFlow's. With jit_compile (XLA) it was
+  slower by a third or more.
   """
   import os
 
@@ -249,7 +227,6 @@ def keras_step(
 
   images, labels = map(tf.constant, batch_of(architecture, batch_size))
   modules: list[Any] = [keras.Input(images.shape[1:])]
-  flat = False
   for layer in architecture.layers:
     if isinstance(layer, layers.Conv):
       if any(layer.padding):
@@ -260,9 +237,7 @@ def keras_step(
         )
       )
     else:
-      if not flat:
-        modules.append(keras.layers.Flatten())
-        flat = True
+      modules.append(keras.layers.Flatten())
       modules.append(keras.layers.Dense(layer.features or 1000))
     for op in layer.then:
       match op:
