@@ -1,7 +1,7 @@
-"""The page of the committed runs in a real browser (`make test-browser`).
+"""The report on the committed runs in a browser (`make test-browser`).
 
-Chromium, as Debian packages it: `apt-get install chromium`. Pictures of what it
-showed are left in $SCREENSHOTS, if that is set.
+Needs Debian's Chromium: `apt-get install chromium`. Screenshots are saved in
+the folder $SCREENSHOTS, if it is set.
 """
 
 import os
@@ -18,7 +18,7 @@ from alexnet_jax.report import claims, page
 RESULTS = pathlib.Path(__file__).parent.parent / 'results'
 CHROMIUM = shutil.which('chromium') or shutil.which('chromium-browser')
 
-# Width and height in pixels, light or dark, and whether a finger taps it.
+# Width and height in pixels, light or dark mode, and whether it is a phone.
 VIEWS = {
   'desktop-light': (1200, 900, 'light', False),
   'desktop-dark': (1200, 900, 'dark', False),
@@ -26,8 +26,8 @@ VIEWS = {
   'phone-dark': (390, 844, 'dark', True),
 }
 
-# Relative luminance and contrast, as WCAG 2 has them, of every piece of text
-# against the nearest background that is not transparent.
+# The contrast of each text to the nearest opaque background, by WCAG 2's
+# relative luminance.
 _CONTRASTS = """() => {
   const parse = c => c.match(/[\\d.]+/g).map(Number);
   const luminance = c => {
@@ -63,7 +63,7 @@ _CONTRASTS = """() => {
 def address(tmp_path_factory):
   out = tmp_path_factory.mktemp('report')
   report.main([str(RESULTS), f'--out={out}'])
-  # Alone: what it needs must be in it.
+  # The page must need no other file.
   alone = tmp_path_factory.mktemp('alone') / 'page.html'
   shutil.copyfile(out / 'index.html', alone)
   return alone.as_uri()
@@ -73,14 +73,14 @@ def address(tmp_path_factory):
 def browser():
   assert CHROMIUM, 'no chromium on the PATH: apt-get install chromium'
   with sync_playwright() as playwright:
-    # Its sandbox does not go with root, as which containers run.
+    # Chromium's sandbox refuses root, which is the user in containers.
     arguments = ['--no-sandbox'] if os.geteuid() == 0 else []
     yield playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
 
 
 @pytest.fixture(params=VIEWS)
 def view(request, browser, address):
-  """The page as one of the views shows it, and what it asked for."""
+  """The page in one of the views, its requests, and its errors."""
   width, height, scheme, is_mobile = VIEWS[request.param]
   context = browser.new_context(
     viewport={'width': width, 'height': height},
@@ -90,46 +90,52 @@ def view(request, browser, address):
     device_scale_factor=2 if is_mobile else 1,
   )
   opened = context.new_page()
-  requests, complaints = [], []
-  opened.on('request', lambda asked: requests.append(asked.url))
-  opened.on('console', lambda message: complaints.append(message.text))
-  opened.on('pageerror', lambda error: complaints.append(str(error)))
+  requests, errors = [], []
+  opened.on('request', lambda request: requests.append(request.url))
+  opened.on('console', lambda message: errors.append(message.text))
+  opened.on('pageerror', lambda error: errors.append(str(error)))
   opened.goto(address)
   opened.wait_for_load_state('networkidle')
-  yield request.param, opened, requests, complaints
+  yield request.param, opened, requests, errors
   context.close()
 
 
 def test_the_page(view, address):
-  name, opened, requests, complaints = view
-  # Nothing is fetched but the file itself.
+  name, opened, requests, errors = view
+  # It fetches only the file itself.
   assert [u for u in requests if not u.startswith('data:')] == [address]
-  assert complaints == []
+  assert errors == []
 
-  # Every section is there, reached from the top, and shows something.
+  # Every section has content, and a link at the top.
   for section, _ in page.SECTIONS:
     assert opened.locator(f'nav a[href="#{section}"]').count() == 1
     box = opened.locator(f'#{section}').bounding_box()
     assert box['height'] > 40
-  rows = opened.locator('#claims tbody tr')
+  rows = opened.locator('#claims table').first.locator('tbody tr')
   assert rows.count() == len(claims.CLAIMS)
   for row in rows.all():
-    # Each number has its run and seed; what has none says how to get it.
-    told = row.locator('td').last.inner_text()
-    assert re.search(r'seeds? \d', told) or 'not run: ' in told
-  # Each run has its seeds, or its members, and each finished one its command.
+    # Each number has its runs and seeds; a claim without one has a command.
+    if not re.search(r'seeds? \d', row.locator('td').last.inner_text()):
+      link = row.locator('a')
+      assert link.inner_text() == 'not run'
+      how = opened.locator(link.get_attribute('href'))
+      assert how.is_visible()
+      assert re.search(r'python -m|not possible here', how.inner_text())
+  for cell in rows.locator('td').all_inner_texts():
+    assert len(cell.split()) <= 14, 'a sentence in a table'
+  # Each run has its seeds or members, and each finished one its command.
   runs = opened.locator('#runs tbody tr[id]')
   assert runs.count() > 3
   commands = opened.locator('#runs pre').all_text_contents()
   assert len(commands) == runs.count()
   for row, command in zip(runs.all(), commands, strict=True):
     cells = row.locator('td').all_inner_texts()
-    assert re.search(r'seeds? \d|of \w', cells[4])
-    if cells[5].strip():
+    assert re.search(r'seeds? \d|of \w', cells[5])
+    if cells[6].strip() != 'excluded':
       assert 'python -m alexnet_jax.main --config=' in command
   for caption in opened.locator('#figure4 figcaption').all():
     assert 'python -m alexnet_jax.figures' in caption.inner_text()
-  # Every link leads somewhere in the page.
+  # Every link leads to a place in the page.
   dead = opened.evaluate(
     """() => [...document.querySelectorAll('a')]
       .map(a => a.getAttribute('href'))
@@ -137,7 +143,7 @@ def test_the_page(view, address):
   )
   assert dead == []
 
-  # Nothing sticks out sideways: a phone need not scroll but down.
+  # Nothing is wider than the screen: a phone scrolls only down.
   width = VIEWS[name][0]
   assert opened.evaluate('document.documentElement.scrollWidth') <= width
   too_wide = opened.evaluate(
@@ -148,7 +154,7 @@ def test_the_page(view, address):
   )
   assert too_wide == []
 
-  # Charts are drawn, with units on their axes, in letters that can be read.
+  # Charts have units on their axes, in letters large enough to read.
   charts = opened.locator('#curves svg')
   assert charts.count() >= 2
   words = charts.first.text_content()
@@ -160,11 +166,11 @@ def test_the_page(view, address):
       .map(b => b.height)"""
   )
   assert min(heights) >= 7
-  for picture in opened.locator('img').all():
-    assert picture.evaluate('i => i.complete && i.naturalWidth > 0')
-    assert picture.get_attribute('alt')
+  for image in opened.locator('img').all():
+    assert image.evaluate('i => i.complete && i.naturalWidth > 0')
+    assert image.get_attribute('alt')
 
-  # Dark is dark, and text stands out in either.
+  # Dark mode is dark, and text has contrast in both.
   ground = opened.evaluate('getComputedStyle(document.body).backgroundColor')
   red = int(ground.split('(')[1].split(',')[0])
   assert (red < 60) == ('dark' in name)
@@ -179,7 +185,7 @@ def test_the_page(view, address):
   if folder := os.environ.get('SCREENSHOTS'):
     opened.evaluate('scrollTo(0, 0)')
     opened.screenshot(path=f'{folder}/{name}.png')
-    opened.screenshot(path=f'{folder}/{name}-whole.png', full_page=True)
+    opened.screenshot(path=f'{folder}/{name}-full.png', full_page=True)
     for section, _ in page.SECTIONS:
       part = opened.locator(f'#{section}')
       part.screenshot(path=f'{folder}/{name}-{section}.png')

@@ -1,4 +1,4 @@
-"""The page, from committed runs and from what may be left of a run."""
+"""The report, from committed runs and from incomplete or invalid ones."""
 
 import json
 import pathlib
@@ -9,8 +9,17 @@ import pytest
 
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.report import __main__ as report
-from alexnet_jax.report import answers as answering
-from alexnet_jax.report import claims, figure1, page, runs
+from alexnet_jax.report import answers as answers_lib
+from alexnet_jax.report import (
+  claims,
+  figure1,
+  logs,
+  output,
+  page,
+  runs,
+  tables,
+)
+from alexnet_jax.report import experiments as experiments_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / 'results'
@@ -19,7 +28,7 @@ DIGITS = RESULTS / 'digits' / '0'
 
 @pytest.fixture
 def copy(tmp_path):
-  """Makes a run of the committed one, with changes."""
+  """Returns a function that copies the committed run, with changes."""
 
   def make(name, config=(), results=(), speed=None):
     folder = tmp_path / 'runs' / name
@@ -56,7 +65,7 @@ def copy(tmp_path):
 
 def experiments(*folders):
   found = runs.find([str(folder) for folder in folders])
-  return runs.group(runs.read_all(found))
+  return experiments_lib.group(runs.read_all(found))
 
 
 def answers(source, name, *folders):
@@ -74,9 +83,9 @@ def test_the_committed_runs_make_the_page(tmp_path, capsys):
   for name, _ in page.SECTIONS:
     assert f'<section id="{name}">' in html
   for claim in claims.CLAIMS:
-    for text in (claim.paper, claim.notebook):
+    for text in (claim.published, claim.notebook):
       assert text.split("'")[0] in html
-  # All in one file: no address but those of XML's names.
+  # One file: its only addresses are XML namespaces.
   links = set(re.findall(r'https?://[^\s"\'<>]+', html))
   assert all('w3.org' in link or 'purl.org' in link or
              'matplotlib.org' in link or 'creativecommons' in link
@@ -86,20 +95,59 @@ def test_the_committed_runs_make_the_page(tmp_path, capsys):
   assert 'url(' not in re.sub(r'url\(#', '', html)
   for folder in sorted(RESULTS.glob('*/*')):
     assert f'{folder.parent.name}' in html
-  assert (out / 'results.md').read_text().startswith('## What the paper says')
+  assert (out / 'results.md').read_text().startswith('## Claims')
   assert list(out.glob('curves-*.png'))
 
 
-def test_the_readmes_table_is_that_of_the_committed_runs(tmp_path):
-  copied = tmp_path / 'README.md'
-  shutil.copyfile(ROOT / 'README.md', copied)
-  report.update_readme(experiments(RESULTS), str(copied))
-  assert copied.read_text() == (ROOT / 'README.md').read_text(), (
-    'make report writes it anew'
-  )
+@pytest.mark.parametrize(
+  ('name', 'text_of'),
+  [('README.md', tables.summary), ('docs/results.md', tables.markdown)],
+)
+def test_documents_have_the_numbers_of_the_committed_runs(
+  tmp_path, name, text_of
+):
+  copied = tmp_path / 'copy.md'
+  shutil.copyfile(ROOT / name, copied)
+  output.replace_marked(str(copied), '--x', text_of(experiments(RESULTS)))
+  assert copied.read_text() == (ROOT / name).read_text(), 'run: make report'
 
 
-def test_no_committed_run_tells_of_a_machine():
+def test_documents_are_written_between_their_marks(tmp_path, capsys):
+  marks = '<!-- results -->\n{}<!-- end of results -->\n'
+  for name in ('README.md', 'results.md'):
+    (tmp_path / name).write_text('before\n' + marks.format('old\n') + 'after\n')
+  report.main([str(DIGITS), f'--out={tmp_path / "out"}',
+               f'--readme={tmp_path / "README.md"}',
+               f'--results={tmp_path / "results.md"}'])  # fmt: skip
+  found = experiments(DIGITS)
+  for name, text_of in (
+    ('README.md', tables.summary),
+    ('results.md', tables.markdown),
+  ):
+    expected = 'before\n' + marks.format(text_of(found)) + 'after\n'
+    assert (tmp_path / name).read_text() == expected
+  written = (tmp_path / 'out' / 'results.md').read_text()
+  assert written == tables.markdown(found)
+
+
+def test_the_summary_has_at_most_eight_rows_of_numbers():
+  head, _, *rows = tables.summary(experiments(RESULTS)).splitlines()
+  assert head == '| result | published | ours | dataset | seeds |'
+  assert 4 <= len(rows) <= 8
+  seeds = []
+  for row in rows:
+    what, published, ours, _, number = row.strip('| ').split(' | ')
+    assert len(what.split()) <= 8
+    assert published == '-' or re.search(r'\d', published)
+    assert re.search(r'\d', ours)
+    seeds.append(int(number))
+  # The best known results come first.
+  assert seeds == sorted(seeds, reverse=True)
+  digits = '| Top-1 error of `caffe` | - | 1.2 ± 0.2% | digits, 11 epochs | 3 |'
+  assert digits in rows
+
+
+def test_no_committed_run_contains_a_machines_paths():
   for path in RESULTS.rglob('*.json*'):
     text = path.read_text()
     assert not re.search(r'"/[a-z]|/home/|/tmp/|gs://', text), path
@@ -112,15 +160,15 @@ def test_seeds_are_averaged_with_their_spread(copy):
   ]
   (experiment,) = experiments(*folders)
   assert [run.seed for run in experiment.runs] == [0, 1, 2]
-  # Mean 3%, deviations -2, -1 and 3: sqrt(14 / 2) = 2.6.
-  assert answering.both_errors(experiment).startswith('3.0 ± 2.6% / ')
+  # Mean 3%, differences from it -2, -1 and 3: sqrt(14 / 2) = 2.6.
+  assert answers_lib.both_errors(experiment).startswith('3.0 ± 2.6% / ')
   html = page.html([experiment])
   assert '3.0 ± 2.6%' in html
   assert 'seeds 0, 1, 2' in html
 
 
 def test_a_difference_is_paired_by_seed(copy):
-  """Seeds 0 and 1 in both: +1.0 and +3.0 points. Seed 2 has no peer."""
+  """Seeds 0 and 1 in both: +1.0 and +3.0 points. Seed 2 is in one only."""
   base = ((0, 0.10), (1, 0.20))
   without = ((0, 0.11), (1, 0.23), (2, 0.90))
   light = {'data.lighting': 'sqrt_eigenvalue'}
@@ -135,12 +183,18 @@ def test_a_difference_is_paired_by_seed(copy):
          speed=300)  # fmt: skip
   folder = copy('other/0').parent.parent
   (answer,) = answers('section 3.3', 'Without LRN', folder)
-  assert answer.text == (
-    '+2.0 ± 1.4 / +0.0 ± 0.0 points: 17.0 ± 8.5% / 0.0 ± 0.0% instead of '
-    '15.0 ± 7.1% / 0.0 ± 0.0%; training error 4.0 ± 0.0% instead of '
-    '5.0 ± 0.0%; 300 images/s instead of 200; 11 epochs'
-  )
+  assert answer.number == '+2.0 ± 1.4 / +0.0 ± 0.0'
+  assert answer.epochs == '11'
+  assert answer.compared == (
+    '17.0 ± 8.5% / 0.0 ± 0.0%', '15.0 ± 7.1% / 0.0 ± 0.0%',
+    '4.0 ± 0.0%', '5.0 ± 0.0%', '300', '200',
+  )  # fmt: skip
   assert [seeds for _, seeds in answer.experiments] == [(0, 1), (0, 1)]
+  everything = experiments(folder)
+  row = f'| Without LRN | {" | ".join(answer.compared)} | no_lrn | base |'
+  assert row in tables.markdown(everything)
+  html = page.html(everything)
+  assert all(f'>{cell}</td>' in html for cell in answer.compared)
   assert answers('section 3.4', 'overlap', folder) == []
 
 
@@ -164,13 +218,14 @@ def test_only_imagenet_answers_to_table_2(copy):
   assert answers('Table 2', 'One network, ILSVRC', folder) == []
   copy('imagenet/0', {**net, 'data.name': 'imagenet2012:5.1.0'}, there)
   (answer,) = answers('Table 2', 'One network, ILSVRC', folder)
-  assert answer.text == '41.0% / 18.0%, paper after 11 epochs'
+  assert answer.number == '41.0% / 18.0%'
+  assert (answer.note, answer.epochs) == ('paper', '11')
   copy('dark/0', {**net, 'data.name': 'imagenet2012:5.1.0',
                   'data.lighting': 'none'}, there)  # fmt: skip
   assert len(answers('Table 2', 'One network, ILSVRC', folder)) == 1
 
 
-def test_figure_1_compares_the_fastest_rates(tmp_path, copy):
+def test_figure_1_compares_the_fastest_learning_rates(tmp_path, copy):
   def line(step, error):
     return json.dumps(
       {
@@ -204,9 +259,11 @@ def test_figure_1_compares_the_fastest_rates(tmp_path, copy):
   figure = figure1.figure_1(everything)
   assert figure.ratio == (4.5, None)
   (answer,) = figure1.answer(everything)
-  assert answer.text == (
-    '4.5 times: 9.0 epochs at rate 0.1 against 2.0 at 0.1; ReLU was not tried '
-    'on both sides of its rate; tanh was not tried on both sides of its rate'
+  assert answer.number == '4.5 times'
+  assert answer.note == (
+    'tanh takes 9.0 epochs at learning rate 0.1, ReLU 2.0 at 0.1; ReLU was not '
+    'tried at learning rates on both sides; tanh was not tried at learning '
+    'rates on both sides'
   )
   html = page.html(everything)
   assert 'not within 9.00 epochs (seed 0)' in html
@@ -223,7 +280,7 @@ def change(path, keys, value):
 
 
 @pytest.mark.parametrize(
-  ('spoil', 'told'),
+  ('spoil', 'problem'),
   [
     (lambda f: (f / 'results.json').unlink(), 'no results.json'),
     (lambda f: (f / 'config.json').unlink(), 'no config.json'),
@@ -282,7 +339,7 @@ def change(path, keys, value):
         '{"split": "train", "step": 4, "epoch": 0.4, "loss": 2, '
         '"top1_error": 0.5}\n{"split": "trai\n[]\n{"split": "x"}\n'
       ),
-      '3 of 4 lines are damaged',
+      '3 of 4 lines are invalid',
     ),
     (
       lambda f: (f / 'metrics.jsonl').write_text(
@@ -293,26 +350,29 @@ def change(path, keys, value):
     ),
   ],
 )
-def test_what_is_wrong_with_a_run_is_in_its_row(
-  tmp_path, copy, capsys, spoil, told
+def test_an_invalid_run_is_listed_with_the_reason_and_excluded(
+  tmp_path, copy, capsys, spoil, problem
 ):
   good, bad = copy('good/0'), copy('bad/1', {'batch_size': 8})
   spoil(bad)
   report.main([str(good), str(bad), f'--out={tmp_path / "out"}'])
   html = (tmp_path / 'out' / 'index.html').read_text()
-  row = re.search(r'class="problem">\s*<td[^>]*>(.*?)</td>', html, re.DOTALL)[1]
-  assert 'bad/1' in row
-  assert told in row
-  assert told in capsys.readouterr().err
-  assert told in (tmp_path / 'out' / 'results.md').read_text()
-  # What is not whole is not scored.
-  (of_good, *_) = experiments(good, bad)
+  item = re.search(r'class="problem">(.*?)</li>', html, re.DOTALL)[1]
+  assert 'bad/1' in item
+  assert problem in item
+  assert problem in capsys.readouterr().err
+  written = (tmp_path / 'out' / 'results.md').read_text()
+  (line,) = [one for one in written.splitlines() if problem in one]
+  assert line.startswith('- bad/1: ')
+  (of_good, of_bad) = experiments(good, bad)
   assert len(of_good.scored) == 1
+  assert of_bad.scored == ()
+  assert html.count('>excluded</td>') == written.count('| excluded |') == 1
   assert '<b>"' not in html
 
 
 def test_an_unfinished_run_is_not_scored(copy):
-  """Its results.json is that of an evaluation in between."""
+  """Its results.json is from an evaluation during training."""
   longer = copy('longer/0', {'num_epochs': 20})
   (experiment,) = experiments(longer)
   assert experiment.scored == ()
@@ -322,13 +382,15 @@ def test_an_unfinished_run_is_not_scored(copy):
   assert 'unfinished: step 495 of 900' in experiment.runs[0].problems
 
 
-def test_another_number_of_classes_is_told(copy):
+def test_a_run_with_other_classes_than_most_is_excluded(copy):
   folders = [copy('a/0'), copy('b/0'), copy('c/0', {'model.num_classes': 100})]
   found = {run.name: run for run in runs.read_all(runs.find(map(str, folders)))}
   assert found['a/0'].problems == found['b/0'].problems == ()
   (problem,) = found['c/0'].problems
   assert '100 classes, where other runs on digits have 10' in problem
-  assert 'not compared' in page.html(runs.group(list(found.values())))
+  assert 'not compared' in page.html(
+    experiments_lib.group(list(found.values()))
+  )
 
 
 def test_a_folder_by_two_names_and_a_seed_twice_count_once(copy, monkeypatch):
@@ -340,10 +402,10 @@ def test_a_folder_by_two_names_and_a_seed_twice_count_once(copy, monkeypatch):
   (experiment,) = experiments(folder, again)
   assert [run.name for run in experiment.scored] == ['a/0']
   (twice,) = [run for run in experiment.runs if run.problems]
-  assert twice.problems == ('the experiment and seed of a/0 again',)
+  assert twice.problems == ('the same experiment and seed as a/0',)
 
 
-def test_pictures_of_another_kind_are_another_experiment(copy):
+def test_another_note_makes_another_experiment(copy):
   a, b = copy('a/0'), copy('b/1', {'seed': 1})
   assert len(experiments(a, b)) == 1
   (b.parent / 'note.txt').write_text('JPEG q75')
@@ -360,10 +422,10 @@ def test_ten_crops_of_another_checkpoint_are_not_compared(copy):
   (digest,) = [r.results['params_digest'] for r in runs.read_all([base])]
   change(ten / 'results.json', ('params_digest',), digest)
   (answer,) = answers('section 4.1', 'Ten crops', base, ten)
-  assert answer.text.startswith('-2.0 / +0.0 points')
+  assert answer.number == '-2.0 / +0.0'
 
 
-def test_a_rate_that_a_seed_did_not_get_by_is_not_the_fastest(copy):
+def test_a_learning_rate_that_one_seed_missed_is_not_the_fastest(copy):
   net = {'model.name': 'cifar10_relu', 'data.name': 'cifar10'}
   folders = [
     copy(f'{name}/{seed}', {**net, 'seed': seed, 'num_epochs': 9,
@@ -380,13 +442,13 @@ def test_a_rate_that_a_seed_did_not_get_by_is_not_the_fastest(copy):
         for n in range(1, 10)
       )
     )  # fmt: skip
-  rates = figure1.figure_1(experiments(*folders)).relu
-  assert [one.rate for one in rates] == [0.1, 0.2]
+  trials = figure1.figure_1(experiments(*folders)).relu
+  assert [one.learning_rate for one in trials] == [0.1, 0.2]
   html = page.html(experiments(*folders))
   assert '2.00 (seed 0); not within 9.00 epochs (seed 1)' in html
 
 
-def test_a_last_line_over_few_steps_is_no_crossing(copy):
+def test_a_last_line_over_few_steps_does_not_count(copy):
   folder = copy('a/0')
   (folder / 'metrics.jsonl').write_text(
     ''.join(
@@ -395,7 +457,7 @@ def test_a_last_line_over_few_steps_is_no_crossing(copy):
       for step, error in ((100, 0.5), (200, 0.5), (210, 0.1))
     )
   )  # fmt: skip
-  assert runs.epochs_to(runs.read(folder).train, 0.25) is None
+  assert logs.epochs_to(runs.read(folder).train, 0.25) is None
 
 
 def test_a_table_cell_is_one_cell(copy):
@@ -403,21 +465,21 @@ def test_a_table_cell_is_one_cell(copy):
   config = json.loads((folder / 'config.json').read_text())
   config['members'] = ['a|b', '<!-- end of results -->']
   (folder / 'config.json').write_text(json.dumps(config))
-  table = page.runs_table(experiments(folder))
+  table = tables.markdown(experiments(folder))
   assert '<!--' not in table
   assert r'a\|b' in table
 
 
-def test_how_a_run_was_scored_again_is_told(copy):
+def test_commands_are_those_of_one_seed_with_its_evaluation(copy):
   commands = ['main --config.seed=3 a', 'main --config.seed=3 a --mode=eval']
   folder = copy('a/0', results={'commands': commands})
-  table = page.runs_table(experiments(folder))
-  assert '`main a`, then `main a --mode=eval`' in table
+  table = tables.markdown(experiments(folder))
+  assert '- a: `main a`, then `main a --mode=eval`' in table
 
 
-def test_five_networks_with_a_part_left_out_are_not_table_2s(copy):
-  whole = {'model.name': 'paper', 'data.lighting': 'sqrt_eigenvalue'}
-  members = [{'config': whole} for _ in range(5)]
+def test_five_networks_without_a_part_are_not_those_of_table_2(copy):
+  unchanged = {'model.name': 'paper', 'data.lighting': 'sqrt_eigenvalue'}
+  members = [{'config': unchanged} for _ in range(5)]
   folder = copy(
     'five/0',
     {'data.name': 'imagenet2012:5.1.0', 'data.val_split': 'validation'},
@@ -425,13 +487,14 @@ def test_five_networks_with_a_part_left_out_are_not_table_2s(copy):
   )
   change(folder / 'config.json', ('members',), list('abcde'))
   (answer,) = answers('Table 2', 'Five networks', folder)
-  assert answer.text.startswith('40.0% / 20.0%, paper, paper')
-  part = {**whole, 'model.ablations': ['no_lrn']}
+  assert answer.number == '40.0% / 20.0%'
+  assert answer.note.startswith('paper, paper')
+  part = {**unchanged, 'model.ablations': ['no_lrn']}
   change(folder / 'results.json', ('members', 4, 'config'), part)
   assert answers('Table 2', 'Five networks', folder) == []
 
 
-def test_pictures_of_an_earlier_report_go_but_no_others(tmp_path):
+def test_only_charts_of_an_earlier_report_are_removed(tmp_path):
   out = tmp_path / 'out'
   out.mkdir()
   (out / 'curves-mine.png').write_bytes(b'mine')
@@ -442,7 +505,7 @@ def test_pictures_of_an_earlier_report_go_but_no_others(tmp_path):
   assert {path.name for path in out.glob('curves-*')} == {'curves-digits-0.png'}
 
 
-def test_names_and_notes_from_files_are_text_in_the_page(copy):
+def test_names_and_notes_are_escaped_in_the_page(copy):
   folder = copy('<i>x/0', {'model.name': '<script>alert(1)</script>'})
   (folder.parent / 'note.txt').write_text('JPEG <q75>')
   html = page.html(experiments(folder))
@@ -465,16 +528,16 @@ def test_the_most_confused_classes_of_a_seed(copy):
   assert '10% (5 of 50)' in html
 
 
-def test_a_drop_of_the_rate_is_marked():
+def test_a_drop_of_the_learning_rate_is_marked():
   (experiment,) = experiments(DIGITS)
-  (drop,) = runs.drops(experiment.runs[0])
+  (drop,) = logs.drops(experiment.runs[0].train)
   assert drop == (pytest.approx(9, abs=0.1), pytest.approx(0.0005))
-  assert 'rate 0.0005' in page.html([experiment])
+  assert 'learning rate 0.0005' in page.html([experiment])
 
 
 def test_a_long_log_is_thinned():
   lines = [{'epoch': i / 100, 'loss': float(i)} for i in range(20_000)]
-  points = list(runs.curve(lines, 'loss'))
+  points = list(logs.curve(lines, 'loss'))
   assert len(points) == 400
   assert points[0] == (pytest.approx(0.245), pytest.approx(24.5))
 
@@ -488,12 +551,18 @@ def test_usage_errors_write_nothing(tmp_path):
   with pytest.raises(UserError, match='is a file'):
     report.main([str(DIGITS), f'--out={tmp_path / "file"}'])
   (tmp_path / 'README.md').write_text('nothing')
-  with pytest.raises(UserError, match='<!-- results -->'):
-    report.update_readme(experiments(DIGITS), str(tmp_path / 'README.md'))
+  for flag in ('--readme', '--results'):
+    with pytest.raises(UserError, match=f'{flag}.*<!-- results -->'):
+      report.main([str(DIGITS), f'--out={tmp_path / "out"}',
+                   f'{flag}={tmp_path / "README.md"}'])  # fmt: skip
+    with pytest.raises(UserError, match=f'cannot read .*{flag}'):
+      report.main([str(DIGITS), f'--out={tmp_path / "out"}',
+                   f'{flag}={tmp_path / "nowhere.md"}'])  # fmt: skip
+  assert (tmp_path / 'README.md').read_text() == 'nothing'
   assert not (tmp_path / 'out').exists()
 
 
-def test_runs_of_one_name_do_not_share_a_picture(tmp_path, copy):
+def test_runs_of_one_name_do_not_share_a_chart(tmp_path, copy):
   a, b = copy('a/run'), copy('b/run', {'batch_size': 8})
   assert {e.name for e in experiments(a, b)} == {'run'}
   report.main([str(a), str(b), f'--out={tmp_path / "out"}'])
@@ -508,3 +577,43 @@ def test_a_folder_without_runs_still_makes_a_page(tmp_path):
   (tmp_path / 'empty').mkdir()
   report.main([str(tmp_path / 'empty'), f'--out={tmp_path / "out"}'])
   assert 'no config.json' in (tmp_path / 'out' / 'index.html').read_text()
+
+
+def test_five_classes_or_fewer_have_no_top5_error(copy, tmp_path):
+  """results.json has null: shown as '-', and no reason to exclude a run."""
+  light = {'data.lighting': 'sqrt_eigenvalue', 'model.num_classes': 5}
+  null = {'top5_error': None, 'train_top5_error': None}
+  for seed, error in ((0, 0.2), (1, 0.3)):
+    copy(f'base/{seed}', {'seed': seed, **light}, {'top1_error': error, **null})
+  for seed, error in ((0, 0.1), (1, 0.2)):
+    copy(f'none/{seed}', {'seed': seed, **light, 'model.dropout_rate': 0.0},
+         {'top1_error': error, **null})  # fmt: skip
+  folder = tmp_path / 'runs'
+  found = experiments(folder)
+  assert all(len(e.scored) == 2 for e in found)
+  assert [answers_lib.both_errors(e) for e in found] == [
+    '25.0 ± 7.1% / -',
+    '15.0 ± 7.1% / -',
+  ]
+  (answer,) = answers('section 4.2', 'dropout', folder)
+  assert answer.number == '-10.0 ± 0.0 / -'
+  assert '| 25.0 ± 7.1% / - |' in tables.markdown(found)
+  assert '>25.0 ± 7.1% / -</td>' in page.html(found)
+  assert '| -10.0 ± 0.0 points |' in tables.summary(found)
+  # Missing is not null.
+  content = json.loads((folder / 'base' / '0' / 'results.json').read_text())
+  del content['top5_error']
+  (folder / 'base' / '0' / 'results.json').write_text(json.dumps(content))
+  (problem,) = runs.read(folder / 'base' / '0').problems
+  assert problem.startswith('results.json: top5_error is')
+
+
+def test_links_lead_to_the_runs_of_a_pair_with_few_common_seeds(copy, tmp_path):
+  light = {'data.lighting': 'sqrt_eigenvalue'}
+  for seed in (0, 1):
+    copy(f'base/{seed}', {'seed': seed, **light})
+  copy('none/1', {'seed': 1, **light, 'model.dropout_rate': 0.0})
+  html = page.html(experiments(tmp_path / 'runs'))
+  links = set(re.findall(r'href="#([^"]*)"', html))
+  assert links <= set(re.findall(r' id="([^"]*)"', html))
+  assert len([link for link in links if link.startswith('run-')]) == 2

@@ -1,1 +1,1 @@
-"""The paper's tables and figures, from runs: `alexnet_jax.report`."""
+"""Compares the paper's tables and figures with runs: `alexnet_jax.report`."""

@@ -1,51 +1,64 @@
-"""How runs answer a claim: by their errors, or by a difference of them."""
+"""How runs answer a claim: with their errors, or a difference of errors."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from alexnet_jax.report.runs import Experiment, Run, mean_and_spread
+from alexnet_jax.report.experiments import Experiment, mean_and_spread
 
-# The paper's network, by its text and by its authors' code.
+# The paper's network: as its text has it, and as its authors' code has it.
 PAPERS = ('paper', 'krizhevsky2012')
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-  """What some runs say to a claim.
+  """What some runs measured for a claim.
 
   Attributes:
-    data: the data set, and what its note says of it.
-    text: the numbers.
-    experiments: those whose numbers they are, and of which seeds.
+    number: the result: errors, differences in points, or a ratio.
+    dataset: its name.
+    epochs: how long the networks were trained; empty if unknown.
+    experiments: those used, each with the seeds that count.
+    compared: of a difference: the errors changed and unchanged, then the
+      training errors, then images/s.
+    note: what else must be known about the number.
   """
 
-  data: str
-  text: str
+  number: str
+  dataset: str
+  epochs: str
   experiments: tuple[tuple[Experiment, tuple[Any, ...]], ...]
+  compared: tuple[str, ...] = ()
+  note: str = ''
 
 
-def percent(values: Sequence[float], digits: int = 1) -> str:
-  """'17.3%', or '17.3 ± 0.2%' of several seeds."""
+def percent(values: Sequence[float]) -> str:
+  """Returns the mean in percent, with the spread over several seeds.
+
+  Example:
+    >>> percent([0.173]), percent([0.17, 0.18]), percent([])
+    ('17.3%', '17.5 ± 0.7%', '-')
+  """
+  if not values:
+    return '-'
   mean, spread = mean_and_spread([100 * value for value in values])
-  if spread is None:
-    return f'{mean:.{digits}f}%'
-  return f'{mean:.{digits}f} ± {spread:.{digits}f}%'
+  return f'{mean:.1f}%' if spread is None else f'{mean:.1f} ± {spread:.1f}%'
 
 
 def both_errors(experiment: Experiment) -> str:
-  """Top-1 / top-5 validation errors."""
+  """Returns the top-1 / top-5 errors; '-' where there is none."""
   return ' / '.join(percent(experiment.values(f'top{k}_error')) for k in (1, 5))
 
 
-def data_of(experiment: Experiment) -> str:
-  """The data set, and what the runs' note says of it."""
-  note = experiment.note
-  return experiment.data_name + (f' ({note})' if note else '')
+def training_error(experiment: Experiment) -> str:
+  """Returns the top-1 error on the training split; '-' if not evaluated."""
+  return percent(experiment.values('train_top1_error'))
 
 
-def _seeds(runs: Sequence[Run]) -> tuple[Any, ...]:
-  return tuple(run.seed for run in runs)
+def images_per_second(experiment: Experiment) -> str:
+  """Returns the mean training speed of its runs; '-' if not logged."""
+  speeds = [r.images_per_second for r in experiment.runs if r.images_per_second]
+  return f'{mean_and_spread(speeds)[0]:,.0f}' if speeds else '-'
 
 
 def scores(
@@ -56,14 +69,14 @@ def scores(
   data: str = 'imagenet2012',
   split: str = 'validation',
 ) -> Callable[[Sequence[Experiment]], list[Answer]]:
-  """Answers by the errors of whole networks.
+  """Returns a function that answers with the errors of unchanged networks.
 
   Args:
-    networks: which, by `model.name`.
-    crops: on which they were scored.
-    members: how many were averaged.
-    data: the set's name, or that of its 256 x 256 form's source.
-    split: the whole one that was scored.
+    networks: which ones, by `model.name`.
+    crops: the number of crops per image.
+    members: how many networks were averaged.
+    data: the dataset; its 256 x 256 form counts, too.
+    split: the split that was evaluated.
   """
 
   def answers(experiments):
@@ -77,32 +90,37 @@ def scores(
         and e.config['data.val_split'] == split
         and len(models) == members
         and set(names) <= set(networks)
-        and all(map(_is_whole, models))
+        and all(map(_is_unchanged, models))
       ):
-        trained = f' after {epochs_of(e)} epochs' if members == 1 else ''
-        text = f'{both_errors(e)}, {", ".join(names)}{trained}'
-        found.append(Answer(data_of(e), text, ((e, _seeds(e.scored)),)))
+        seeds = tuple(run.seed for run in e.scored)
+        found.append(
+          Answer(
+            both_errors(e),
+            e.data_name,
+            epochs_of(e),
+            ((e, seeds),),
+            note=', '.join(names),
+          )
+        )
     return found
 
   return answers
 
 
 def _models(experiment: Experiment) -> list[dict[str, Any]]:
-  """What tells networks apart: one run's config, or each member's."""
+  """Returns the config of its network, or of each averaged network."""
   if 'members' not in experiment.config:
     return [experiment.config]
   members = experiment.runs[0].results.get('members')
-  if not isinstance(members, list):
-    return []
-  return [m['config'] for m in members if _is_member(m)]
+  return [
+    member['config']
+    for member in (members if isinstance(members, list) else [])
+    if isinstance(member, dict) and isinstance(member.get('config'), dict)
+  ]
 
 
-def _is_member(member: Any) -> bool:
-  return isinstance(member, dict) and isinstance(member.get('config'), dict)
-
-
-def _is_whole(config: dict[str, Any]) -> bool:
-  """Whether nothing that the paper has is left out."""
+def _is_unchanged(config: dict[str, Any]) -> bool:
+  """Returns whether the network has every part that the paper has."""
   return (
     not config.get('model.ablations')
     and config.get('model.dropout_rate') is None
@@ -114,61 +132,60 @@ def _is_whole(config: dict[str, Any]) -> bool:
 
 
 def epochs_of(experiment: Experiment) -> str:
-  """How long it was trained, by its logs."""
+  """Returns how long it was trained, by its logs; empty without one."""
   last = [run.train[-1]['epoch'] for run in experiment.runs if run.train]
-  return f'{max(last):.1f}'.removesuffix('.0') if last else '?'
+  return f'{max(last):.1f}'.removesuffix('.0') if last else ''
 
 
 def pairs(
   experiments: Sequence[Experiment], changes: dict[str, Any]
 ) -> list[tuple[Experiment, Experiment]]:
-  """Experiments and what they were compared with, which differ in one thing.
+  """Returns pairs of experiments that differ in exactly one thing.
 
   Args:
-    experiments: all there are.
-    changes: fields by dotted name ('crops' too) and what they are in the
-      changed one.
+    experiments: to choose from.
+    changes: fields by dotted name ('crops' too), with their values in the
+      changed experiment.
 
   Returns:
-    For each pair the unchanged one first.
+    (unchanged, changed) pairs.
   """
 
+  def fields_of(experiment):
+    return experiment.compared | {'crops': experiment.crops}
+
   def key(experiment):
-    fields = experiment.compared | {'crops': experiment.crops}
+    fields = fields_of(experiment)
     return {k: v for k, v in fields.items() if k not in changes}
 
-  def changed(experiment):
-    fields = experiment.compared | {'crops': experiment.crops}
-    return all(fields.get(k) == v for k, v in changes.items())
+  def has(experiment, values):
+    fields = fields_of(experiment)
+    return all(fields.get(name) == values[name] for name in changes)
 
-  whole = [e for e in experiments if e.scored and 'members' not in e.config]
+  scored = [e for e in experiments if e.scored and 'members' not in e.config]
   return [
     (base, other)
-    for other in whole
-    if changed(other)
-    for base in whole
-    if not changed(base)
-    and key(base) == key(other)
-    # Of a field with many values (a rate) only the usual one.
-    and _is_usual(base, changes)
+    for other in scored
+    if has(other, changes)
+    for base in scored
+    # A dropout rate has many values; only the usual one is the base.
+    if has(base, _USUAL) and not has(base, changes) and key(base) == key(other)
   ]
 
 
-def _is_usual(base: Experiment, changes: dict[str, Any]) -> bool:
-  usual: dict[str, Any] = {
-    'model.ablations': [],
-    'model.dropout_rate': None,
-    'data.lighting': 'sqrt_eigenvalue',
-    'crops': 1,
-  }
-  fields = base.compared | {'crops': base.crops}
-  return all(fields.get(name) == usual[name] for name in changes)
+# The values of an unchanged network.
+_USUAL: dict[str, Any] = {
+  'model.ablations': [],
+  'model.dropout_rate': None,
+  'data.lighting': 'sqrt_eigenvalue',
+  'crops': 1,
+}
 
 
 def difference(
   changes: dict[str, Any], networks: Callable[[str], bool] = lambda name: True
 ) -> Callable[[Sequence[Experiment]], list[Answer]]:
-  """Answers by what becomes of the errors when a part is changed.
+  """Returns a function that answers with differences, paired by seed.
 
   Args:
     changes: as for `pairs`.
@@ -182,59 +199,52 @@ def difference(
         continue
       of_base = {run.seed: run for run in base.scored}
       common = [
-        run
+        (run, of_base[run.seed])
         for run in other.scored
         if run.seed in of_base
-        # Crops are of one checkpoint.
+        # Crops are compared on one checkpoint.
         and (
           'crops' not in changes or _digest(run) == _digest(of_base[run.seed])
         )
       ]
       if not common:
         continue
-      # Of both no more than the seeds that are compared.
-      other = Experiment(other.name, tuple(common))
-      base = Experiment(base.name, tuple(of_base[run.seed] for run in common))
-      deltas = [
-        _signed(
-          [
-            new - old
-            for new, old in zip(
-              other.values(name), base.values(name), strict=True
-            )
-          ]
-        )
-        for name in ('top1_error', 'top5_error')
-      ]
-      text = (
-        f'{" / ".join(deltas)} points: {both_errors(other)} instead of '
-        f'{both_errors(base)}; training error {_training(other)} instead of '
-        f'{_training(base)}; {_speed(other)} images/s instead of '
-        f'{_speed(base)}; {epochs_of(base)} epochs'
+      seeds = tuple(run.seed for run, _ in common)
+      # Only the seeds that both have.
+      both = (
+        Experiment(other.name, tuple(new for new, _ in common)),
+        Experiment(base.name, tuple(old for _, old in common)),
       )
-      seeds = _seeds(common)
-      found.append(Answer(data_of(base), text, ((other, seeds), (base, seeds))))
+      found.append(
+        Answer(
+          ' / '.join(_delta(common, f'top{k}_error') for k in (1, 5)),
+          base.data_name,
+          epochs_of(base),
+          ((other, seeds), (base, seeds)),
+          tuple(
+            cell(one)
+            for cell in (both_errors, training_error, images_per_second)
+            for one in both
+          ),
+        )
+      )
     return found
 
   return answers
 
 
-def _digest(run: Run) -> Any:
+def _digest(run):
   return run.results.get('params_digest')
 
 
-def _signed(deltas: Sequence[float]) -> str:
-  mean, spread = mean_and_spread([100 * delta for delta in deltas])
-  return f'{mean:+.1f}' + ('' if spread is None else f' ± {spread:.1f}')
-
-
-def _training(experiment: Experiment) -> str:
-  values = experiment.values('train_top1_error')
-  return percent(values) if values else 'not scored'
-
-
-def _speed(experiment: Experiment) -> str:
-  speeds = [
-    run.images_per_second for run in experiment.runs if run.images_per_second
+def _delta(common, name: str) -> str:
+  """Returns the mean difference in points, with its spread over seeds."""
+  deltas = [
+    100 * (new.results[name] - old.results[name])
+    for new, old in common
+    if None not in (new.results[name], old.results[name])
   ]
-  return f'{mean_and_spread(speeds)[0]:,.0f}' if speeds else '?'
+  if not deltas:
+    return '-'
+  mean, spread = mean_and_spread(deltas)
+  return f'{mean:+.1f}' + ('' if spread is None else f' ± {spread:.1f}')

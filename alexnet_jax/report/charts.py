@@ -1,26 +1,27 @@
-"""Learning curves and Figure 1, as SVG for the page and as PNG."""
+"""Draws learning curves and Figure 1, as SVG for the page and as PNG."""
 
-import contextlib
 import hashlib
 import io
 import math
 import pathlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alexnet_jax.report import figure1
+from alexnet_jax.report.experiments import Experiment
 from alexnet_jax.report.figure1 import Figure1
-from alexnet_jax.report.runs import Experiment, curve, drops
+from alexnet_jax.report.logs import Lines, curve, drops
 
-# Okabe and Ito's colours: colour-blind readers can tell them apart. The page
-# has lighter ones of theirs in the dark.
+# Okabe and Ito's palette, which colour-blind readers can distinguish. In dark
+# mode the page uses its lighter colours.
 _BLUE, _ORANGE, _PURPLE = '#0072b2', '#d55e00', '#cc79a7'
 _TRAIN, _VALIDATION = _BLUE, _ORANGE
-# Stands for the colour of the page's text, whatever that is.
+# A placeholder for the page's text colour.
 _INK = '#123456'
 _IN_PAGE = {
   _INK: 'currentColor',
@@ -32,77 +33,73 @@ Draw = Callable[[Figure], None]
 
 
 def svg(draw: Draw, size: tuple[float, float], title: str) -> str:
-  """A chart to be put into a page: its text is text, in the page's colour.
+  """Returns a chart as SVG, with text in the page's font and colour.
 
   Args:
-    draw: draws it.
+    draw: draws the chart.
     size: width and height in inches.
-    title: what it shows, for who does not see it.
+    title: what it shows, for screen readers; unique in the page.
   """
-  with _style(_INK):
-    figure = Figure(figsize=size, layout='constrained')
-    draw(figure)
-    file = io.StringIO()
-    figure.savefig(
-      file, format='svg', transparent=True, metadata={'Date': None}
-    )
+  file = io.StringIO()
+  _save(draw, size, _INK, file,
+        format='svg', transparent=True, metadata={'Date': None})  # fmt: skip
   text = file.getvalue()
   text = text[text.index('<svg') :]
   for color, in_page in _IN_PAGE.items():
     text = text.replace(color, in_page)
-  # Several charts are in one page.
+  # Ids must differ between the charts of a page.
   prefix = hashlib.sha1(title.encode()).hexdigest()[:6]
   text = re.sub(r'(id="|url\(#|href="#)', rf'\g<1>{prefix}-', text)
   return text.replace('<svg', f'<svg role="img" aria-label="{title}"', 1)
 
 
 def png(draw: Draw, size: tuple[float, float], path: pathlib.Path) -> None:
-  """The same on white."""
-  with _style('black'):
+  """Writes a chart as PNG, on white."""
+  _save(draw, size, 'black', path, dpi=150)
+
+
+_COLORED = ('text.color', 'axes.edgecolor', 'axes.labelcolor',
+            'axes.titlecolor', 'xtick.color', 'ytick.color',
+            'legend.labelcolor')  # fmt: skip
+_STYLE: Any = {
+  'svg.fonttype': 'none',
+  'svg.hashsalt': 'alexnet_jax',
+  'font.family': 'sans-serif',
+  'font.size': 9,
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'grid.alpha': 0.3,
+  'axes.grid': True,
+  'legend.framealpha': 0.0,
+  'legend.fontsize': 8,
+  'axes.facecolor': 'none',
+}
+
+
+def _save(draw: Draw, size, ink: str, file, **options) -> None:
+  with mpl.rc_context(_STYLE | dict.fromkeys(_COLORED, ink)):
     figure = Figure(figsize=size, layout='constrained')
     draw(figure)
-    figure.savefig(path, dpi=150)
-
-
-@contextlib.contextmanager
-def _style(ink: str) -> Iterator[None]:
-  names = ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'axes.titlecolor',
-           'xtick.color', 'ytick.color', 'legend.labelcolor')  # fmt: skip
-  with mpl.rc_context(
-    {
-      **{name: ink for name in names},  # type: ignore[misc]
-      'svg.fonttype': 'none',
-      'svg.hashsalt': 'alexnet_jax',
-      'font.family': 'sans-serif',
-      'font.size': 9,
-      'axes.spines.top': False,
-      'axes.spines.right': False,
-      'grid.alpha': 0.3,
-      'axes.grid': True,
-      'legend.framealpha': 0.0,
-      'legend.fontsize': 8,
-      'axes.facecolor': 'none',
-    }
-  ):
-    yield
+    figure.savefig(file, **options)
 
 
 PANEL_SIZE = (4.6, 2.9)
-# What a panel shows, and its axis.
+# The fields that panels show, with the labels of their axes.
 PANELS = {'loss': 'cross-entropy (nats)', 'top1_error': 'top-1 error (%)'}
 
 
 def panel(experiment: Experiment, field: str) -> Draw:
-  """Loss or top-1 error against epochs, of all seeds.
+  """Returns a drawing of loss or top-1 error against epochs, of all seeds.
 
-  Training: means since the line before, as it trained; validation: dots. A
-  drop of the learning rate is a dotted line with the rate that it fell to.
+  Training values are means since the previous line of the log, with dropout and
+  random crops. Validation values are dots. Each drop of the learning rate is a
+  dotted line with the new learning rate.
   """
   return lambda figure: _panel(figure.subplots(), experiment, field)
 
 
 def curves(experiment: Experiment) -> Draw:
-  """Both panels side by side."""
+  """Returns a drawing of both panels side by side."""
 
   def draw(figure: Figure) -> None:
     axes = figure.subplots(1, len(PANELS))
@@ -129,7 +126,7 @@ def _panel(axes: Axes, experiment: Experiment, field: str) -> None:
   axes.legend(loc='lower left')
 
 
-def _line(axes: Axes, lines, field: str, style: str, **kwargs) -> None:
+def _line(axes: Axes, lines: Lines, field: str, style: str, **kwargs) -> None:
   points = list(curve(lines, field))
   scale = 100 if field == 'top1_error' else 1
   axes.plot(
@@ -140,11 +137,12 @@ def _line(axes: Axes, lines, field: str, style: str, **kwargs) -> None:
 def _mark_drops(axes: Axes, experiment: Experiment) -> None:
   marked: dict[tuple[float, float], None] = {}
   for run in experiment.runs:
-    marked.update({(round(e, 2), rate): None for e, rate in drops(run)})
+    fell = drops(run.train)
+    marked.update({(round(e, 2), rate): None for e, rate in fell})
   for epoch, rate in marked:
     axes.axvline(epoch, color=_PURPLE, lw=1, ls=':')
     axes.annotate(
-      f'rate {rate:.2g}',
+      f'learning rate {rate:.2g}',
       (epoch, 1),
       xycoords=('data', 'axes fraction'),
       rotation=90,
@@ -161,14 +159,14 @@ def _mark_chance(axes: Axes, experiment: Experiment) -> None:
   chance = math.log(classes)
   axes.axhline(chance, color='gray', lw=0.8, ls=':')
   axes.annotate(
-    f'guessing: ln {classes}',
+    f'chance: ln {classes}',
     (0.02, chance),
     xycoords=('axes fraction', 'data'),
     ha='left',
     va='bottom',
     fontsize=7,
   )
-  # The first steps of a large net reach far above what is to be seen.
+  # The first steps of a large network would hide the rest.
   top = max(axes.get_ylim()[1], 1.1 * chance)
   if top > 1.6 * chance:
     top = 1.6 * chance
@@ -180,16 +178,16 @@ FIGURE_1_SIZE = (6.4, 3.8)
 
 
 def figure_1(figure_1: Figure1) -> Draw:
-  """Training error against epochs with ReLU and with tanh units."""
+  """Returns a drawing of training error against epochs, ReLU and tanh."""
 
   def draw(figure: Figure) -> None:
     axes = figure.subplots()
-    for rates, name, style, color in (
+    for trials, name, style, color in (
       (figure_1.relu, 'ReLU', '-', _BLUE),
       (figure_1.tanh, 'tanh', '--', _ORANGE),
     ):
-      for fastest in rates[:1]:
-        label: str | None = f'{name}, rate {fastest.rate:g}'
+      for fastest in trials[:1]:
+        label: str | None = f'{name}, learning rate {fastest.learning_rate:g}'
         for run in fastest.experiment.runs:
           _line(axes, run.train, 'top1_error', style, color=color, lw=1.4,
                 label=label)  # fmt: skip

@@ -5,19 +5,20 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from alexnet_jax.report.answers import Answer, data_of
-from alexnet_jax.report.runs import Experiment, Run, epochs_to, mean_and_spread
+from alexnet_jax.report.answers import Answer
+from alexnet_jax.report.experiments import Experiment, mean_and_spread
+from alexnet_jax.report.logs import epochs_to
 
 # Figure 1 counts epochs to this training error.
 ERROR = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
-class Rate:
-  """One learning rate of Figure 1.
+class Trial:
+  """One learning rate.
 
   Attributes:
-    experiment: the runs at this rate.
+    experiment: the runs with it.
     epochs: to 25% training error, of each seed that reached it.
   """
 
@@ -25,48 +26,46 @@ class Rate:
   epochs: dict[Any, float]
 
   @property
-  def rate(self) -> float:
+  def learning_rate(self) -> float:
     """The learning rate."""
     return self.experiment.config['optimizer.learning_rate']
 
   @property
-  def missed(self) -> list[Run]:
-    """Runs that went on for longer than the others and did not get there."""
+  def mean(self) -> float:
+    """Mean epochs over seeds.
+
+    Infinite if a seed trained for longer than the others without reaching 25%.
+    """
     longest = max(self.epochs.values(), default=0.0)
-    return [
-      run
-      for run in self.experiment.runs
-      if run.seed not in self.epochs
+    missed = any(
+      run.seed not in self.epochs
       and run.train
       and run.train[-1]['epoch'] >= longest
-    ]
-
-  @property
-  def mean(self) -> float:
-    """Epochs, over seeds; infinite where one did not get there."""
-    if self.missed or not self.epochs:
+      for run in self.experiment.runs
+    )
+    if missed or not self.epochs:
       return float('inf')
     return mean_and_spread(list(self.epochs.values()))[0]
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure1:
-  """The rates of Figure 1's two networks, the fastest first.
+  """Learning rates of Figure 1's two networks, the fastest first.
 
   Attributes:
-    relu: those of the network with ReLUs.
-    tanh: those with tanh units.
+    relu: of the network with ReLUs.
+    tanh: of the network with tanh units.
   """
 
-  relu: list[Rate]
-  tanh: list[Rate]
+  relu: list[Trial]
+  tanh: list[Trial]
 
   @property
   def ratio(self) -> tuple[float, float | None] | None:
-    """Tanh's epochs over ReLU's at their fastest rates, and the spread.
+    """Tanh's epochs over ReLU's at their fastest learning rates, and spread.
 
-    Paired by seed; where no seed is common, of the means. None where one of
-    the two did not get there.
+    Paired by seed, or a ratio of means if they have no seed in common. None if
+    one of the two did not reach 25%.
     """
     if not (self.relu and self.tanh):
       return None
@@ -80,20 +79,20 @@ class Figure1:
 
 
 def figure_1(experiments: Sequence[Experiment]) -> Figure1:
-  """Figure 1 from the runs that there are, finished or not.
+  """Returns Figure 1 from runs, finished or not.
 
-  All are on one data set and differ in units, rate and length alone; of
-  several such sets the one with the most.
+  Its runs differ only in units, learning rate and length. If there are several
+  such groups, the largest one is used.
   """
   free = ('model.ablations', 'optimizer.learning_rate', 'num_epochs')
-  sets: dict[str, list[Experiment]] = {}
+  groups: dict[str, list[Experiment]] = {}
   for experiment in experiments:
     if experiment.config.get('model.name') == 'cifar10_relu':
       fields = {k: v for k, v in experiment.compared.items() if k not in free}
       key = json.dumps([fields, experiment.note], sort_keys=True)
-      sets.setdefault(key, []).append(experiment)
-  found: dict[str, list[Rate]] = {'': [], 'tanh': []}
-  for experiment in max(sets.values(), key=len, default=[]):
+      groups.setdefault(key, []).append(experiment)
+  found: dict[str, list[Trial]] = {'': [], 'tanh': []}
+  for experiment in max(groups.values(), key=len, default=[]):
     units = '+'.join(experiment.config['model.ablations'])
     if units in found:
       epochs = {
@@ -101,10 +100,10 @@ def figure_1(experiments: Sequence[Experiment]) -> Figure1:
         for run in experiment.runs
         if (reached := epochs_to(run.train, ERROR)) is not None
       }
-      found[units].append(Rate(experiment, epochs))
+      found[units].append(Trial(experiment, epochs))
 
-  def fastest_first(rate: Rate) -> tuple[float, float]:
-    return rate.mean, rate.rate
+  def fastest_first(trial: Trial) -> tuple[float, float]:
+    return trial.mean, trial.learning_rate
 
   return Figure1(
     relu=sorted(found[''], key=fastest_first),
@@ -113,22 +112,28 @@ def figure_1(experiments: Sequence[Experiment]) -> Figure1:
 
 
 def answer(experiments: Sequence[Experiment]) -> list[Answer]:
-  """The ratio at the fastest rates, in words; nothing if one is missing."""
+  """Answers with the ratio at the fastest learning rates, if both are known."""
   figure = figure_1(experiments)
   if not figure.ratio:
     return []
   mean, spread = figure.ratio
   fast, slow = figure.relu[0], figure.tanh[0]
-  text = (
-    f'{mean:.1f}{"" if spread is None else f" ± {spread:.1f}"} times: '
-    f'{slow.mean:.1f} epochs at rate {slow.rate:g} against {fast.mean:.1f} at '
-    f'{fast.rate:g}'
+  note = (
+    f'tanh takes {slow.mean:.1f} epochs at learning rate '
+    f'{slow.learning_rate:g}, ReLU {fast.mean:.1f} at {fast.learning_rate:g}'
   )
-  for name, rates in (('ReLU', figure.relu), ('tanh', figure.tanh)):
-    tried = [one.rate for one in rates]
-    if rates[0].rate in (min(tried), max(tried)):
-      text += f'; {name} was not tried on both sides of its rate'
-  used = tuple(
-    (rate.experiment, tuple(sorted(rate.epochs))) for rate in (fast, slow)
-  )
-  return [Answer(data_of(fast.experiment), text, used)]
+  for name, trials in (('ReLU', figure.relu), ('tanh', figure.tanh)):
+    tried = [one.learning_rate for one in trials]
+    if tried[0] in (min(tried), max(tried)):
+      note += f'; {name} was not tried at learning rates on both sides'
+  return [
+    Answer(
+      f'{mean:.1f}{"" if spread is None else f" ± {spread:.1f}"} times',
+      fast.experiment.data_name,
+      '',
+      tuple(
+        (one.experiment, tuple(sorted(one.epochs))) for one in (fast, slow)
+      ),
+      note=note,
+    )
+  ]

@@ -1,55 +1,71 @@
-"""A RUN's three files, with whatever is wrong with them in words.
+"""Reads a run's config.json and results.json.
 
-Nothing here raises for what a file holds.
+Nothing here raises because of a file's content: what is wrong is appended to a
+list of problems, in words.
 """
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from alexnet_jax.config.loading import flatten
 
-# Beyond it nothing that is counted or measured here can lie.
-_LARGEST = 1e12
-# Fields that came later, and what runs from before did.
+# No count or measurement of a run can be larger.
+LARGEST = 1e12
+# Defaults of fields that runs from earlier versions lack.
 _EARLIER = {'model.ablations': [], 'eval.train_split': False}
-# What the fields that are shown or compared must be.
-_NAMES = ('data.name', 'data.lighting', 'data.val_split', 'model.name')
-_NUMBERS = {
-  'batch_size': 1,
-  'model.num_classes': 1,
-  'optimizer.learning_rate': 0,
-  'seed': 0,
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
+
+
+def _is_texts(value: Any) -> bool:
+  return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_count(value: Any) -> bool:
+  return value is None or is_number(value, 0)
+
+
+# The fields that the page shows or compares, and what their values must be.
+_REQUIRED: dict[str, Callable[[Any], bool]] = {
+  'data.name': _is_text,
+  'data.lighting': _is_text,
+  'data.val_split': _is_text,
+  'model.name': _is_text,
+  'batch_size': lambda value: is_number(value, 1),
+  'model.num_classes': lambda value: is_number(value, 1),
+  'optimizer.learning_rate': lambda value: is_number(value, 0),
+  'seed': lambda value: is_number(value, 0),
 }
-_NUMBERS_OR_NULL = {
-  'model.dropout_rate': 0,
-  'num_epochs': 0,
-  'num_train_steps': 0,
+_OPTIONAL: dict[str, Callable[[Any], bool]] = {
+  'model.dropout_rate': _is_count,
+  'num_epochs': _is_count,
+  'num_train_steps': _is_count,
+  'members': _is_texts,
+  'model.ablations': _is_texts,
 }
-_LISTS = ('members', 'model.ablations')
-# Least and greatest of what results.json must have.
+# Required fields of results.json, with their least and greatest values.
 _SCORES = {
   'top1_error': (0, 1),
   'top5_error': (0, 1),
-  'loss': (0, _LARGEST),
-  'num_examples': (1, _LARGEST),
+  'loss': (0, LARGEST),
+  'num_examples': (1, LARGEST),
   'crops': (1, 10),
 }
-# And a line of metrics.jsonl, which the page draws.
-_LINE = {
-  'step': (0, _LARGEST),
-  'epoch': (0, _LARGEST),
-  'loss': (-_LARGEST, _LARGEST),
-  'top1_error': (0, 1),
-}
-
-Lines = list[dict[str, float]]
 
 
 def is_number(
-  value: Any, least: float = -_LARGEST, greatest: float = _LARGEST
+  value: Any, least: float = -LARGEST, greatest: float = LARGEST
 ) -> bool:
-  """Whether it is one, of an amount that can be."""
+  """Returns whether a value is a number within bounds.
+
+  Example:
+    >>> is_number(0.5, 0, 1), is_number(True), is_number(float('nan'))
+    (True, False, False)
+  """
   return (
     isinstance(value, int | float)
     and not isinstance(value, bool)
@@ -58,12 +74,12 @@ def is_number(
 
 
 def text(value: Any) -> str:
-  """As text that can be written in UTF-8, whatever it was."""
+  """Returns a value as text that can be encoded in UTF-8."""
   return str(value).encode('utf-8', 'replace').decode()
 
 
 def read_config(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
-  """config.json by dotted field; empty where it is not one."""
+  """Returns config.json by dotted field; empty if it is not valid."""
   content = _read_object(path, problems)
   if not content:
     return {}
@@ -77,13 +93,19 @@ def read_config(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
 def read_results(
   path: pathlib.Path, config: dict[str, Any], problems: list[str]
 ) -> dict[str, Any]:
-  """results.json; what does not fit the config is told."""
+  """Returns results.json; what contradicts the config is a problem.
+
+  `top5_error` may be null: five classes or fewer have no top-5 error.
+  """
   results = _read_object(path, problems)
   if not results:
     return {}
   for name, bounds in _SCORES.items():
-    if not is_number(results.get(name), *bounds):
-      problems.append(f'results.json: {name} is {results.get(name)!r}')
+    value = results.get(name, 'missing')
+    if value is None and name == 'top5_error':
+      continue
+    if not is_number(value, *bounds):
+      problems.append(f'results.json: {name} is {value!r}')
   if config:
     expected = {'split': config['data.val_split']}
     if 'members' not in config:
@@ -102,89 +124,24 @@ def read_results(
   return results
 
 
-def read_metrics(
-  path: pathlib.Path, problems: list[str]
-) -> tuple[Lines, Lines]:
-  """Training and validation lines of metrics.jsonl, by their steps."""
-  lines: dict[str, Lines] = {'train': [], 'validation': []}
-  content = _read_text(path, problems)
-  if content is None:
-    return [], []
-  damaged, diverged = 0, []
-  for one in content.splitlines():
-    try:
-      line = json.loads(one)
-      split, step = lines[line['split']], line['step']
-    except (ValueError, KeyError, TypeError, RecursionError):
-      damaged += 1
-      continue
-    if line.get('loss') != line.get('loss') and is_number(step):
-      diverged.append(step)
-      continue
-    if not all(is_number(line.get(k), *b) for k, b in _LINE.items()):
-      damaged += 1
-      continue
-    numbers = {k: v for k, v in line.items() if is_number(v)}
-    if numbers.get('images_per_second', 1) < 1e-6:
-      del numbers['images_per_second']
-    split.append(numbers)
-  if diverged:
-    problems.append(f'diverged: the loss is NaN from step {min(diverged):,} on')
-  if damaged:
-    number = len(content.splitlines())
-    problems.append(f'{path.name}: {damaged} of {number} lines are damaged')
-  if not lines['train']:
-    problems.append(f'{path.name} has no training lines')
-  for of_split in lines.values():
-    of_split.sort(key=lambda line: line['step'])
-  return lines['train'], lines['validation']
-
-
-def unfinished(config: dict[str, Any], train: Lines) -> str | None:
-  """'unfinished: ...', where the log ends before the training does."""
-  if not config or not train:
-    return None
-  last, steps, epochs = (
-    train[-1],
-    config.get('num_train_steps'),
-    config.get('num_epochs'),
-  )
-  if steps:
-    if last['step'] < steps:
-      return f'unfinished: step {last["step"]:,} of {steps:,}'
-  elif epochs and last['epoch'] < epochs - 1e-3:
-    return f'unfinished: epoch {last["epoch"]:.1f} of {epochs}'
-  return None
-
-
 def _wrong_field(config: dict[str, Any]) -> str:
-  """What is said of the first field that is not as it must be."""
-  for field in (*_NAMES, *_NUMBERS):
+  """Describes the first field that is missing or has the wrong type."""
+  for field in _REQUIRED:
     if field not in config:
       return f'no {field}'
   if not (config.get('num_epochs') or config.get('num_train_steps')):
     return 'no num_epochs'
-  for field, value in config.items():
-    if field in _NAMES:
-      fits = isinstance(value, str)
-    elif field in _NUMBERS:
-      fits = is_number(value, _NUMBERS[field])
-    elif field in _NUMBERS_OR_NULL:
-      fits = value is None or is_number(value, _NUMBERS_OR_NULL[field])
-    elif field in _LISTS:
-      fits = isinstance(value, list) and all(isinstance(v, str) for v in value)
-    else:
-      continue
-    if not fits:
-      return f'{field} is {value!r}'
+  for field, fits in (_REQUIRED | _OPTIONAL).items():
+    if field in config and not fits(config[field]):
+      return f'{field} is {config[field]!r}'
   return ''
 
 
-def _read_text(path: pathlib.Path, problems: list[str]) -> str | None:
-  """A file's text; None, and a problem, where there is none."""
+def read_text(path: pathlib.Path, problems: list[str]) -> str | None:
+  """Returns a file's text; None, and a problem, if it cannot be read."""
   try:
     if path.exists() and not path.is_file():
-      raise OSError('it is no file')
+      raise OSError('not a file')
     return path.read_text(encoding='utf-8')
   except FileNotFoundError:
     problems.append(f'no {path.name}')
@@ -194,7 +151,7 @@ def _read_text(path: pathlib.Path, problems: list[str]) -> str | None:
 
 
 def _read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
-  content = _read_text(path, problems)
+  content = read_text(path, problems)
   if content is None:
     return {}
   try:
@@ -203,7 +160,7 @@ def _read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
       raise ValueError('not an object')
     json.dumps(flatten(found))
     if not found:
-      raise ValueError('nothing is in it')
+      raise ValueError('an empty object')
   except (ValueError, RecursionError) as error:
     problems.append(f'{path.name} cannot be read: {error}')
     return {}
@@ -211,7 +168,7 @@ def _read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-  """The same with text that can be written, and no monstrous number."""
+  """Returns JSON with encodable text, and its huge numbers as text."""
   if isinstance(value, dict):
     return {text(k): _plain(v) for k, v in value.items()}
   if isinstance(value, list):

@@ -1,0 +1,83 @@
+"""Trains one learning rate after the other, in processes of their own."""
+
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from alexnet_jax.report import logs
+
+_POLL_SECONDS = 2.0
+
+
+def train_until(
+  command: list[str], workdir: pathlib.Path, target: float, limit: float
+) -> float | None:
+  """Trains until the target, `limit` epochs, or the config's end.
+
+  A log that has reached one of them already is not trained further.
+
+  Args:
+    command: trains in the workdir.
+    workdir: of the run.
+    target: training error, a fraction.
+    limit: in epochs.
+
+  Returns:
+    The epochs to the target; None if it was not reached.
+  """
+  process = None
+  while True:
+    # Polled before the log is read: a run that has ended writes nothing more.
+    ended = process and process.poll() is not None
+    train, _ = logs.read_log(workdir / 'metrics.jsonl', [])
+    reached = logs.epochs_to(train, target)
+    if reached or (train and train[-1]['epoch'] > limit):
+      break
+    if process and ended:
+      _check(process)
+      break
+    process = process or _start(command, workdir)
+    _sleep(process)
+  if process and process.poll() is None:
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    if process.returncode != 128 + signal.SIGTERM:
+      _check(process)
+  return reached
+
+
+def train_to_end(command: list[str], workdir: pathlib.Path) -> None:
+  """Trains to the config's end, unless the run is complete."""
+  if not (workdir / 'results.json').exists():
+    process = _start(command, workdir)
+    while process.poll() is None:
+      _sleep(process)
+    _check(process)
+
+
+def _sleep(process: subprocess.Popen) -> None:
+  """Waits a moment; if this process is stopped, it stops the run first."""
+  try:
+    time.sleep(_POLL_SECONDS)
+  except (KeyboardInterrupt, SystemExit):
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    raise
+
+
+def _start(command: list[str], workdir: pathlib.Path) -> subprocess.Popen:
+  workdir.parent.mkdir(parents=True, exist_ok=True)
+  log = workdir.parent / f'{workdir.name}.log'
+  with log.open('a') as file:
+    return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+
+
+def _check(process: subprocess.Popen) -> None:
+  if process.returncode:
+    print(
+      f'alexnet_jax: a run failed: {process.args!r}. Its log is WORKDIR.log',
+      file=sys.stderr,
+    )
+    sys.exit(process.returncode)

@@ -1,0 +1,88 @@
+"""Writes the page, its charts and tables, and the tables of documents."""
+
+import pathlib
+import re
+from collections.abc import Sequence
+
+from alexnet_jax.cli.errors import StorageError, UserError
+from alexnet_jax.cli.files import write_file
+from alexnet_jax.report import charts, figure1, figure_files, page, tables
+from alexnet_jax.report.experiments import Experiment
+
+# Letters of a run's name that go into a file's name.
+_LONGEST = 80
+_MARKED = re.compile(
+  '(<!-- results -->\n).*?(<!-- end of results -->)', re.DOTALL
+)
+
+
+def write(experiments: Sequence[Experiment], out: pathlib.Path) -> None:
+  """Writes the page, the tables and the charts into a folder.
+
+  Removes the charts and figures of an earlier report.
+
+  Raises:
+    StorageError: the folder cannot be written.
+  """
+  used: set[str] = set()
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / 'index.html').exists():
+      for pattern in ('curves-*.png', 'figure[134]*.png'):
+        for path in out.glob(pattern):
+          path.unlink()
+    for experiment in experiments:
+      stem = _unused_stem(used, experiment.runs[0].name)
+      if any(run.train or run.validation for run in experiment.runs):
+        width, height = charts.PANEL_SIZE
+        path = out / f'curves-{stem}.png'
+        charts.png(charts.curves(experiment), (2 * width, height), path)
+      figures = figure_files.of_experiment(experiment)
+      for name, (_, content) in figures.items():
+        (out / f'{name}-{stem}.png').write_bytes(content)
+    figure = figure1.figure_1(experiments)
+    if figure.relu or figure.tanh:
+      path = out / 'figure1.png'
+      charts.png(charts.figure_1(figure), charts.FIGURE_1_SIZE, path)
+  except OSError as error:
+    raise StorageError(f'cannot write into {out}: {error}') from error
+  _write_text(out / 'results.md', tables.markdown(experiments))
+  _write_text(out / 'index.html', page.html(experiments))
+
+
+def _unused_stem(used: set[str], name: str) -> str:
+  """Returns a run's name as a file name, numbered if it is in use."""
+  name = re.sub(r'\W+', '-', name).strip('-')[:_LONGEST] or 'run'
+  stem, number = name, 2
+  while stem in used:
+    stem, number = f'{name}-{number}', number + 1
+  used.add(stem)
+  return stem
+
+
+def _write_text(path: pathlib.Path, text: str) -> None:
+  write_file(str(path), lambda file: file.write(text.encode()))
+
+
+def replace_marked(path: str, flag: str, text: str) -> None:
+  """Replaces what is between the two marks of a file.
+
+  Args:
+    path: of the file.
+    flag: that named it, for errors.
+    text: whole lines.
+
+  Raises:
+    UserError: the file cannot be read, or has no marks.
+  """
+  try:
+    before = pathlib.Path(path).read_text()
+  except (OSError, ValueError) as error:
+    raise UserError(f'cannot read {path} ({flag}): {error}') from error
+  if not _MARKED.search(before):
+    raise UserError(
+      f'{path} ({flag}) has no marks for the tables: put <!-- results --> and '
+      '<!-- end of results --> on lines of their own'
+    )
+  after = _MARKED.sub(lambda match: match[1] + text + match[2], before)
+  _write_text(pathlib.Path(path), after)

@@ -1,0 +1,81 @@
+"""The page's tables in Markdown, and a short summary for README.md."""
+
+import importlib.resources
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+
+from alexnet_jax.report import views
+from alexnet_jax.report.experiments import Experiment
+
+# Rows of the summary.
+_MOST = 8
+_SUMMARY = """\
+| experiment | published | ours | dataset | seeds |
+|---|---|---|---|---|
+{% for row in rows %}|{% for text in row %} {{ text }} |{% endfor %}
+{% endfor %}"""
+
+
+def markdown(experiments: Sequence[Experiment]) -> str:
+  """Returns all tables, with their notes and commands."""
+  template = importlib.resources.files(__package__) / 'tables.md'
+  return _render(template.read_text(), **views.context(experiments))
+
+
+def summary(experiments: Sequence[Experiment]) -> str:
+  """Returns at most eight rows: top-1 errors, and answered claims.
+
+  The results with the most seeds come first.
+  """
+  shown = views.context(experiments)
+  answered = [row for row in shown['claims'] if row['runs']]
+  used = {run['id'] for row in answered for run in row['runs']}
+  rows = [
+    (f'`{e["network"]}`, error', 'n/a', _top1(e['errors']),
+     f'{e["data"]}, {e["epochs"]} epochs', e['num_seeds'])
+    for e in shown['experiments']
+    if e['num_seeds'] and e['id'] not in used
+  ] + [
+    (f'{row["claim"].what} ({row["claim"].source})',
+     _top1(row['claim'].published), _top1(row['ours']), row['conditions'],
+     row['num_seeds'])
+    for row in answered
+  ]  # fmt: skip
+  rows.sort(key=lambda row: -row[-1])
+  return _render(_SUMMARY, rows=rows[:_MOST])
+
+
+def _top1(numbers: str) -> str:
+  """Returns the first of 'TOP-1 / TOP-5', with the unit of a difference."""
+  first = numbers.split(' / ')[0]
+  return f'{first} points' if re.search(r'[-+]\d', first) else first
+
+
+def _render(template: str, **context: Any) -> str:
+  # Every value becomes text that cannot end a cell or a mark.
+  environment = jinja2.Environment(
+    undefined=jinja2.StrictUndefined, finalize=_cell
+  )
+  environment.filters['short'] = _short
+  return environment.from_string(template).render(context)
+
+
+def _cell(value: Any) -> str:
+  """Returns a value of any origin as one line, for a cell of a table."""
+  line = re.sub(r'\s+', ' ', str(value))
+  return line.replace('|', r'\|').replace('<', '&lt;')
+
+
+def _short(commands: Sequence[str]) -> str:
+  """Returns one seed's command without the seed, and how it was evaluated."""
+  evaluated = [c for c in commands if '--mode=eval' in c]
+  shown = dict.fromkeys([commands[0], *evaluated[:1]])
+  return ', then '.join(f'`{_seedless(command)}`' for command in shown)
+
+
+def _seedless(command: str) -> str:
+  words = [w for w in command.split(' ') if not w.startswith('--config.seed=')]
+  return ' '.join(words).replace('`', '')
