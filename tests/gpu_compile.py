@@ -1,4 +1,4 @@
-"""Preflight for GPUs that are not here (`make test-gpu-compile`)."""
+"""Preflight for GPUs, without a GPU (`make test-gpu-compile`)."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ PARAMETERS = 60_965_224
 
 @pytest.mark.parametrize(
   ('name', 'hosts', 'gibibytes'),
-  # Three quarters of 79 GiB: what JAX takes.
+  # JAX takes three quarters of 79 GiB.
   [('h100:4', 1, 59), ('a100:8', 1, 59), ('h100:16', 2, 59)],
 )
 def test_the_papers_network(name, hosts, gibibytes):
@@ -25,9 +25,9 @@ def test_the_papers_network(name, hosts, gibibytes):
     '--config.batch_size=1024',
     '--config.model.dtype=bfloat16',
   ]
-  said = subprocess.run(command, capture_output=True, text=True, check=False)
-  assert said.returncode == 0, said.stdout + said.stderr
-  print('\n' + said.stdout)
+  tables = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert tables.returncode == 0, tables.stdout + tables.stderr
+  print('\n' + tables.stdout)
   done = subprocess.run(
     [*command, '--json'], capture_output=True, text=True, check=True
   )
@@ -39,10 +39,10 @@ def test_the_papers_network(name, hosts, gibibytes):
   assert 3.7e9 < result['flops_per_image'] < 4.1e9
   assert result['collective_bytes'] == pytest.approx(4 * PARAMETERS, abs=100)
   kernels = result['kernels']
-  # The five convolutions with bias became one call of cuDNN each.
+  # Each of the five convolutions with bias is one cuDNN call.
   assert kernels['by_kind']['__cudnn$convBiasActivationForward'] == 5
   assert sum(kernels['by_kind'].values()) == kernels['launched']
   assert kernels['bytes_moved'] > 4 * 5 * PARAMETERS
-  # No time: none is known.
+  # There is no estimate of time.
   assert result['estimated_cycles'] is None
   assert 'estimate' not in result

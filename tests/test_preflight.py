@@ -1,4 +1,4 @@
-"""Preflight without what compiles for others (tests/tpu_compile.py has it)."""
+"""Preflight without libtpu (tests/tpu_compile.py tests it with libtpu)."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ GIB = 2**30
     ('h100:12', 'multiple of 8'),
   ],
 )
-def test_an_unknown_topology_is_told_what_there_is(name, words):
+def test_an_unknown_topology_lists_the_known_ones(name, words):
   with pytest.raises(UserError, match=words):
     topologies.find(name)
 
@@ -46,7 +46,7 @@ def test_an_unknown_topology_is_told_what_there_is(name, words):
 @pytest.mark.parametrize(
   ('name', 'extra'), [('v5e:2x2', 'jax[tpu]'), ('h100:4', 'jax[cuda12]')]
 )
-def test_what_is_not_installed_is_named(monkeypatch, name, extra):
+def test_a_missing_package_is_named(monkeypatch, name, extra):
   monkeypatch.setattr(topologies.importlib.util, 'find_spec', lambda _: None)
   with pytest.raises(UserError) as error:
     topologies.find(name)
@@ -60,7 +60,7 @@ def test_hosts_that_do_not_match():
     topologies.find('local', 2)
 
 
-def test_out_of_memory_is_read_from_the_compilers_words():
+def test_out_of_memory_is_read_from_the_compilers_message():
   for text, expected in (
     (
       'RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required '
@@ -87,13 +87,13 @@ def device_topology(memory_bytes, num_devices=4):
 @pytest.mark.parametrize('each', [1 << 20, 37 << 20])
 @pytest.mark.parametrize('bent', [1.0, 0.7])
 def test_the_largest_batch_that_fits(fixed, each, bent):
-  """Memory need not grow as a straight line."""
+  """Memory may grow less than linearly."""
   topology = device_topology(16 * GIB)
 
   def compile_at(batch_size):
     tried.append(batch_size)
     needed = int(fixed + each * (batch_size // 4) ** bent)
-    needed = round(needed / GIB, 2) * GIB  # As libtpu tells it.
+    needed = round(needed / GIB, 2) * GIB  # As libtpu prints it.
     memory = executables.Memory(0, 0, 0, 0, needed)
     return compilation.Step(batch_size, 1.0, memory, needed)
 
@@ -108,7 +108,7 @@ def test_the_largest_batch_that_fits(fixed, each, bent):
   assert not compile_at(high).fits(topology)
   assert fixed < 16 * GIB or not low
   assert high - low <= max(4, low / 8)
-  assert len(tried) <= 14  # Each is a minute; four are of this test.
+  assert len(tried) <= 14  # Each takes a minute; four are this test's.
 
 
 def instruction(name, opcode, dimensions=(), scope='', cycles=None, **more):
@@ -122,7 +122,7 @@ def instruction(name, opcode, dimensions=(), scope='', cycles=None, **more):
   return i
 
 
-def test_cycles_go_to_the_layers_that_a_fusion_holds():
+def test_cycles_belong_to_the_layers_in_a_fusion():
   product = hlo_pb2.HloComputationProto(
     id=1,
     instructions=[
@@ -144,7 +144,7 @@ def test_cycles_go_to_the_layers_that_a_fusion_holds():
                   called_computation_ids=[1]),
       instruction('b', 'fusion', (1,), 'conv1/x', 400, id=2,
                   called_computation_ids=[2]),
-      # A copy has no name: it is of what it copies.
+      # A copy has no name: it belongs to what it copies.
       instruction('d', 'copy', (1,), '', 7, id=3, operand_ids=[2]),
       instruction('p', 'parameter', (100, 10), '', id=4),
       instruction('e', 'all-reduce', (100, 10), 'all_reduce/psum', id=5,
@@ -167,7 +167,7 @@ def test_cycles_go_to_the_layers_that_a_fusion_holds():
   assert kernels.by_kind['fusion'] == 2
 
 
-def test_parts_of_the_step_are_named():
+def test_parts_of_the_step_have_names():
   assert ARCHITECTURES['paper'].scope_names == (
     'conv1', 'lrn1', 'pool1', 'conv2', 'lrn2', 'pool2', 'conv3', 'conv4',
     'conv5', 'pool5', 'fc6', 'dropout6', 'fc7', 'dropout7', 'fc8',
@@ -182,8 +182,8 @@ def test_parts_of_the_step_are_named():
 
 
 @pytest.mark.parametrize('finish', ['host', 'device'])
-def test_batches_are_those_that_training_gets(tiny_dir, finish):
-  """Compiled for shapes and dtypes that never come it would prove nothing."""
+def test_batches_are_like_those_of_training(tiny_dir, finish):
+  """Shapes and dtypes must match, or the compiled step is another one."""
   from alexnet_jax.data import input_pipeline
   from alexnet_jax.data.dataset import open_dataset
 
@@ -222,7 +222,7 @@ def rows(found):
   return {row.name: row for row in found.rows}
 
 
-def test_data_that_is_not_there_is_a_row_with_its_mending(tmp_path):
+def test_a_missing_dataset_is_a_row_with_its_fix(tmp_path):
   config = default.get_config()
   config.data.data_dir = str(tmp_path)
   found = checks.Checks()
@@ -231,7 +231,7 @@ def test_data_that_is_not_there_is_a_row_with_its_mending(tmp_path):
   assert 'tfds build imagenet2012' in rows(found)['data'].found
 
 
-def test_a_file_that_is_not_there_is_found(tiny_dir, tmp_path):
+def test_a_truncated_file_is_found(tiny_dir, tmp_path):
   import shutil
 
   copy = shutil.copytree(tiny_dir, tmp_path / 'copy')
@@ -246,7 +246,7 @@ def test_a_file_that_is_not_there_is_found(tiny_dir, tmp_path):
   assert 'validation' in rows(found)['data'].found
 
 
-def test_workdirs_that_do_not_go(tmp_path):
+def test_invalid_workdirs(tmp_path):
   config = digits.get_config()
   (tmp_path / 'file').write_text('')
   (tmp_path / 'run').mkdir()
@@ -255,7 +255,7 @@ def test_workdirs_that_do_not_go(tmp_path):
     found = checks.Checks()
     checks.check_workdir(found, config, epath.Path(tmp_path / name), None, 1000)
     assert rows(found)['workdir'].ok is ok, name
-  # Nothing was made.
+  # Nothing was created.
   assert not (tmp_path / 'new').exists()
   assert sorted(p.name for p in tmp_path.iterdir()) == ['file', 'run']
 
@@ -268,7 +268,7 @@ def test_room_for_checkpoints(tmp_path):
     assert rows(found)['room'].ok is ok
 
 
-def test_a_batch_that_cannot_be_shared():
+def test_a_batch_that_the_devices_do_not_divide():
   config = digits.get_config()
   config.batch_size = 30
   found = checks.Checks()
@@ -277,7 +277,7 @@ def test_a_batch_that_cannot_be_shared():
     checks.Check(
       'batch',
       False,
-      'batch_size 30 is not divisible by the 4 devices: take 28 or 32',
+      'batch_size 30 is not divisible by the 4 devices: use 28 or 32',
     )
   ]
 
@@ -286,7 +286,7 @@ def preflight(*arguments, status=0, devices=2):
   done = zygote.start(
     *arguments, module='alexnet_jax.preflight', devices=devices
   )
-  assert done.wait() == status, done.said
+  assert done.wait() == status, done.output
   return done
 
 
@@ -304,7 +304,7 @@ def test_the_devices_present(tmp_path):
     'training memory', 'evaluation memory', 'input',
   ]  # fmt: skip
   assert all(row['ok'] for row in result['checks'])
-  # All gradients, and a few sums.
+  # All gradients and a few sums.
   assert result['collective_bytes'] == pytest.approx(4 * 62_458, rel=1e-3)
   assert result['hbm_needed_bytes'] < result['hbm_bytes']
   assert result['flops_per_image'] > 1e6
@@ -337,20 +337,21 @@ def test_a_config_that_does_not_load_is_a_row(tmp_path):
       240.0,
       4,
       None,
-      'input-bound: needs 5 hosts like this one or the 256 set (docs/input.md)',
+      'input-bound: needs 5 hosts like this one or the 256 x 256 form '
+      '(docs/input.md)',
     ),
     (100.0, 1, {'source': 'a'}, 'input-bound: needs 10 hosts like this one'),
   ],
 )
 def test_whether_the_input_keeps_up(rate, num_hosts, resized, verdict):
-  """Four chips that want 250 images/s each."""
+  """Four chips that need 250 images/s each."""
   topology = dataclasses.replace(device_topology(None), num_hosts=num_hosts)
   result = {'estimate': {'images_per_second_per_chip': 250.0}}
   dataset = types.SimpleNamespace(resized=resized)
   given = report.verdict(rate, result, topology, dataset)
   assert given['verdict'] == verdict
   assert given['images_per_second_wanted'] == 1000
-  # Of GPUs that are not here no speed is known, and nothing is said.
+  # The speed of GPUs without hardware is unknown: no verdict.
   assert 'verdict' not in report.verdict(rate, {}, topology, dataset)
 
 
@@ -367,3 +368,23 @@ def test_usage_errors_are_one_line(arguments, words):
   done = preflight(*arguments, status=2)
   assert words in done.stderr
   assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ('config', 'name'),
+  [
+    ('tests/narrow.py', 'narrow'),
+    ('configs/paper/base.py:digits', 'base_digits'),
+  ],
+)
+def test_the_default_workdir_is_that_of_training(config, name):
+  done = preflight(
+    f'--config={config}',
+    '--topology=local',
+    '--json',
+    '--config.batch_size=31',
+    status=2,
+  )
+  (found,) = [row['found'] for row in json.loads(done.stdout)['checks']
+              if row['name'] == 'workdir']  # fmt: skip
+  assert found.split(':')[0].endswith(f'/runs/{name}')

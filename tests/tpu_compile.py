@@ -1,6 +1,6 @@
-"""Preflight for slices of TPUs that are not here (`make test-tpu`).
+"""Preflight for TPU slices, without a TPU (`make test-tpu`).
 
-What it prints last is README.md's table.
+Prints the table of docs/preflight.md at the end.
 """
 
 import json
@@ -14,7 +14,7 @@ import pytest
 from alexnet_jax.preflight import compilation, topologies
 from configs import imagenet
 
-# Devices, hosts, and of a chip the published HBM in GB and FLOP/s in bfloat16.
+# Devices, hosts, and each chip's published HBM (GB) and bfloat16 FLOP/s.
 SLICES = {
   'v5e:2x2': (4, 1, 16, 197e12),
   'v4:2x2x1': (4, 1, 32, 275e12),
@@ -41,7 +41,7 @@ def preflight(*arguments, status=0):
 
 
 def data():
-  """Real pictures where there are some; else compilation alone is tested."""
+  """Returns the folder of ImageNet, if any; else only compiling is tested."""
   folder = os.environ.get('TFDS_DATA_DIR', '')
   return folder if os.path.isdir(f'{folder}/imagenet2012') else None
 
@@ -60,19 +60,19 @@ def test_the_papers_network(name, tmp_path):
   assert all(row['ok'] for row in result['checks'])
   assert result['num_devices'] == num_devices
   assert result['num_hosts'] == num_hosts
-  # Some of it is the runtime's.
+  # The runtime takes some of it.
   assert 0.9 < result['hbm_bytes'] / (gigabytes * 1e9) < 1.08
-  # The state at least, and some gradients; it fits.
+  # At least the state and some gradients; and it fits.
   assert 4 * 2.5 * PARAMETERS < result['hbm_needed_bytes'] < result['hbm_bytes']
-  # 3 x 2 x 0.67 G multiplications, less conv1's gradient of the picture.
+  # 3 x 2 x 0.67 G multiplications, less conv1's gradient of the image.
   assert 3.7e9 < result['flops_per_image'] < 4e9
   # Each gradient once, and a few sums.
   assert result['collective_bytes'] == pytest.approx(4 * PARAMETERS, abs=100)
   assert set(result['layers']) >= LAYERS
   assert result['layers']['lrn1']['cycles'] > result['layers']['fc8']['cycles']
-  # What is not named is little: on v6e the pictures are laid out anew first.
+  # Little is unnamed: on v6e images change their layout first.
   assert result['layers'].get('other', {'share': 0})['share'] < 0.1
-  # In float32 it is a small part of the peak, and never more than that.
+  # In float32 it is a small part of the peak.
   each = result['estimate']['images_per_second_per_chip']
   assert 0.01 < each * result['flops_per_image'] / peak < 0.5
   if data():
@@ -86,7 +86,7 @@ def test_the_papers_network(name, tmp_path):
   )
 
 
-def test_what_is_done_for_its_speed():
+def test_the_step_is_in_its_fast_form():
   """Blocks of pixels, parts of a batch, sums by products: docs/speed.md."""
   config = imagenet.get_config()
   config.batch_size, config.model.dtype = 1024, 'bfloat16'
@@ -100,7 +100,7 @@ def test_what_is_done_for_its_speed():
 
 
 def test_a_batch_that_does_not_fit():
-  """Of the evaluation step: it compiles sooner."""
+  """The evaluation step compiles faster than the training step."""
   topology = topologies.find('v5e:1x1')
   steps = compilation.Steps(narrow.get_config(), topology)
   over = steps.evaluate(400_000)
@@ -115,7 +115,7 @@ def test_hosts():
   arguments = ('--config=tests/narrow.py', '--compile_only')
   done = preflight(*arguments, '--topology=v5e:4x4', '--hosts=3', status=2)
   assert 'v5e:4x4 has 4 host(s) of 4 devices' in done.stderr
-  # Eight chips are one host's, or two of GKE's.
+  # Eight chips have one host, or on GKE two.
   assert topologies.find('v6e:2x4').num_hosts == 1
   assert topologies.find('v6e:2x4', 2).num_hosts == 2
   v5p = topologies.find('v5p:4x4x4')
@@ -126,6 +126,6 @@ def test_hosts():
 @pytest.fixture(scope='module', autouse=True)
 def table():
   yield
-  print('\n| topology | batch | HBM of a chip | images/s a chip, ESTIMATED |'
-        ' all-reduced a step |\n|---|---|---|---|---|')  # fmt: skip
+  print('\n| topology | batch | HBM per chip | images/s per chip, ESTIMATED |'
+        ' all-reduced per step |\n|---|---|---|---|---|')  # fmt: skip
   print('\n'.join(TABLE))

@@ -1,4 +1,4 @@
-"""What can be known of a run before a machine is rented for it.
+"""Catches out-of-memory and config errors before you rent a TPU.
 
 `python -m alexnet_jax.preflight`; see `__main__.py`.
 """

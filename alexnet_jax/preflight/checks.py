@@ -1,4 +1,4 @@
-"""What would fail after the machine is paid for: each check is a row."""
+"""Checks for errors that a run would hit only after a TPU is rented."""
 
 import contextlib
 import dataclasses
@@ -24,12 +24,12 @@ from alexnet_jax.runs import guards, setup, workdirs
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-  """One row.
+  """The result of one check.
 
   Attributes:
-    name: what was looked at.
+    name: what was checked.
     ok: whether a run would pass.
-    found: what was found; if it is not ok, with its mending.
+    found: what was found; if not ok, how to fix it.
   """
 
   name: str
@@ -38,36 +38,36 @@ class Check:
 
 
 class Checks:
-  """Rows, in the order in which they were looked at."""
+  """Results, in the order of the checks."""
 
   def __init__(self) -> None:
     self.rows: list[Check] = []
 
   @property
   def ok(self) -> bool:
-    """Whether a run would pass them all."""
+    """Whether a run would pass all of them."""
     return all(row.ok for row in self.rows)
 
   def add(self, name: str, ok: bool, found: str) -> None:
-    """One row more."""
+    """Adds a row."""
     self.rows.append(Check(name, ok, ' '.join(found.split())))
 
   @contextlib.contextmanager
   def row(self, name: str) -> Iterator[list[str]]:
-    """A row that is ok unless the block complains; it says what it found."""
+    """Adds a row with what the block appends; not ok if it raises."""
     found: list[str] = []
     try:
       yield found
     except UserError as error:
       self.add(name, False, str(error))
-    except Exception as error:  # Whatever a library says of files and buckets.
+    except Exception as error:  # Of any library that reads files or buckets.
       self.add(name, False, f'{type(error).__name__}: {error}')
     else:
       self.add(name, True, '; '.join(found))
 
   @contextlib.contextmanager
   def failing(self, name: str) -> Iterator[None]:
-    """A row only if the block complains."""
+    """Adds a row only if the block raises."""
     with self.row(name):
       yield
     if self.rows[-1].ok:
@@ -75,14 +75,14 @@ class Checks:
 
 
 def check_config(checks: Checks, config: Config) -> None:
-  """Are its values those that training takes?"""
+  """Checks that the config's values are valid."""
   with checks.row('config') as found:
     values.validate(config)
     found.append(f'{config.model.name}, {config.model.dtype}')
 
 
 def check_batch(checks: Checks, config: Config, num_devices: int) -> None:
-  """Can the training batch be shared between the devices?"""
+  """Checks that the devices divide the training batch."""
   with checks.row('batch') as found:
     values.check_batch(config.batch_size, num_devices)
     found.append(
@@ -94,10 +94,10 @@ def check_batch(checks: Checks, config: Config, num_devices: int) -> None:
 def check_data(
   checks: Checks, config: Config
 ) -> tuple[Dataset | None, int | None]:
-  """Is the set there, do its pictures decode, does the network fit it?
+  """Checks that the dataset exists, decodes, and fits the network.
 
   Returns:
-    The set, and the steps of an epoch; None where they are not known.
+    The dataset and the steps of an epoch; None if unknown.
   """
   steps_per_epoch = None
   data = config.data
@@ -108,11 +108,11 @@ def check_data(
     for split in (data.train_split, data.val_split):
       number = dataset.num_examples(split)
       if data.on_error == 'stop':
-        # The first batch, of few: files are there, and pictures decode.
+        # Reads a small batch: the files exist, and images decode.
         next(input_pipeline.eval_batches(
           dataset, split, p, batch_size=min(8, number),
         ))  # fmt: skip
-      found.append(f'{number} pictures in {split!r}')
+      found.append(f'{number} images in {split!r}')
     found.insert(0, f'{dataset.full_name} in {dataset.data_dir}')
   if not checks.rows[-1].ok:
     return None, None
@@ -139,39 +139,39 @@ def check_workdir(
   steps_per_epoch: int | None,
   checkpoint_bytes: int,
 ) -> None:
-  """May the run go into it, can it be written, is there room?
+  """Checks that the run may use its workdir, which is writable and has room.
 
-  Nothing that is there is changed; a file is written and deleted again.
+  Changes no existing file. Writes a file and deletes it again.
   """
   with checks.row('workdir') as found:
     workdirs.check_files(workdir)
-    # Without the data the length of an epoch is not known.
+    # An epoch's length is known only with the dataset.
     if steps_per_epoch is not None:
       check_saved(config, workdir, steps_per_epoch)
     _check_writable(workdir)
     saved = (workdir / 'config.json').exists()
     found.append(
-      f'{workdir}: a run is there, and would go on' if saved else f'{workdir}'
+      f'{workdir}: holds a run, which would resume' if saved else f'{workdir}'
     )
   with checks.row('room') as found:
-    # The latest ones, the best, and one that is being written.
+    # The latest ones, the best one, and the one being written.
     number = config.checkpoint.keep + 2
     needed = number * checkpoint_bytes
-    said = f'{number} checkpoints of {checkpoint_bytes / 1e6:,.0f} MB'
+    size = f'{number} checkpoints of {checkpoint_bytes / 1e6:,.0f} MB'
     if '://' in os.fspath(workdir):
-      found.append(f'{said} in object storage')
+      found.append(f'{size} in object storage')
       return
-    there = shutil.disk_usage(_nearest(workdir)).free
-    if there < needed:
+    free = shutil.disk_usage(_nearest(workdir)).free
+    if free < needed:
       raise UserError(
-        f'{said} need {needed / 1e9:.1f} GB, {there / 1e9:.1f} GB are free: '
+        f'{size} need {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free: '
         'make room, lower checkpoint.keep, or give another --workdir'
       )
-    found.append(f'{said}; {there / 1e9:.0f} GB are free')
+    found.append(f'{size}; {free / 1e9:.0f} GB are free')
 
 
 def _nearest(path: epath.Path) -> epath.Path:
-  """The folder itself, or the nearest one above it that is there."""
+  """Returns the folder, or the nearest one above it that exists."""
   while not path.exists():
     path = path.parent
   return path
@@ -184,10 +184,10 @@ def _check_writable(workdir: epath.Path) -> None:
   try:
     path.write_text('')
     path.unlink()
-  except Exception as error:  # Of whatever library talks to a bucket.
+  except Exception as error:  # Of any library that writes to a bucket.
     raise UserError(
-      f'{folder} cannot be written: {error}. Give another --workdir, or the '
-      'right to write there'
+      f'{folder} cannot be written: {error}. Give another --workdir, or '
+      'permission to write there'
     ) from error
 
 
@@ -198,16 +198,24 @@ def input_rate(
   num_hosts: int,
   seconds: float = 2.0,
 ) -> float:
-  """Images a second that this host's input makes of its part of a batch.
+  """Returns the images/s that this host's input pipeline delivers.
 
-  Each epoch's first batch, for which everything starts, is not counted.
+  Reads this host's share of each batch. Does not count the first batch of an
+  epoch, which includes the pipeline's start.
+
+  Args:
+    config: of the run.
+    dataset: of the run.
+    steps: of the run.
+    num_hosts: hosts that share a batch.
+    seconds: how long to measure.
   """
   split = config.data.train_split
   number = dataset.num_examples(split)
-  # Of a small set, batches of which an epoch has several.
+  # Small datasets get smaller batches, so that an epoch has several.
   size = max(1, min(config.batch_size, number // 8) // num_hosts) * num_hosts
   done, spent, epoch = 0, 0.0, 0
-  until = time.monotonic() + 60  # Of sets of a few pictures.
+  until = time.monotonic() + 60  # A dataset may have only a few images.
   while spent < seconds and time.monotonic() < until:
     batches = input_pipeline.train_batches(
       dataset,

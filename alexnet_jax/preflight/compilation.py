@@ -1,4 +1,4 @@
-"""The real training and evaluation steps of a config, compiled for devices."""
+"""Compiles the training and evaluation steps of a config for devices."""
 
 import dataclasses
 import functools
@@ -23,28 +23,29 @@ from alexnet_jax.model.build import build_model
 from alexnet_jax.preflight.executables import Kernels, Memory, Program, memory
 from alexnet_jax.preflight.topologies import Topology, out_of_memory
 
-# Of a schedule only numbers depend on it, and nothing that is looked at here.
+# Any number: it changes the values of a schedule, not the program.
 STEPS_PER_EPOCH = 10_000
 
 
 @dataclasses.dataclass
 class Step:
-  """What is known of a step that was compiled.
+  """A step that was compiled, or did not fit.
 
   Attributes:
     batch_size: global.
-    seconds: that compiling took.
-    memory: what the program needs; None where it did not fit.
-    needed_bytes: on one device, while it runs in its place: the program's, and
-      what waits beside it.
-    flops: of one device, by XLA's count before it was compiled.
-    cycles: the compiler's estimate by part of the step; empty where it has
+    seconds: compilation time.
+    memory: what the program needs; None if it did not fit.
+    needed_bytes: on one device while a run is in this step: the program's
+      memory, and what else is on the device.
+    flops: of one device, by XLA's count before compilation.
+    cycles: the compiler's estimate for each part of the step; empty if it gives
       none.
-    without_estimate: operations to which it gives none.
-    kernels: what a GPU is given to do.
-    collective_bytes: that a device gives to collective operations.
-    compiled: None where it did not fit.
-    largest_that_fits: a batch size, looked for where this one does not.
+    without_estimate: operations that have no estimate.
+    kernels: what a GPU executes.
+    collective_bytes: bytes that a device passes to collective operations.
+    compiled: None if it did not fit.
+    largest_that_fits: the batch size found by a search, if this one does not
+      fit.
   """
 
   batch_size: int
@@ -60,15 +61,15 @@ class Step:
   largest_that_fits: int | None = None
 
   def fits(self, topology: Topology) -> bool:
-    """Whether it goes into a device's memory, as far as that is known."""
-    there = topology.memory_bytes
+    """Returns whether it fits into a device's memory; True if unknown."""
+    available = topology.memory_bytes
     return self.memory is not None and (
-      there is None or self.needed_bytes <= there
+      available is None or self.needed_bytes <= available
     )
 
 
 class Steps:
-  """The steps of a config, ready to be compiled for a topology."""
+  """The training and evaluation steps of a config, for a topology."""
 
   def __init__(
     self,
@@ -77,9 +78,13 @@ class Steps:
     model: Any = None,
     blocks: bool = True,
   ):
-    """Of the config's network, or of a `model` with parameters like its.
+    """Prepares the steps.
 
-    Without `blocks` it gets pixels on TPU too.
+    Args:
+      config: of the run.
+      topology: to compile for.
+      model: instead of the config's network; its parameters must be alike.
+      blocks: False passes pixels on TPU too, instead of blocks of pixels.
     """
     self._config = config
     self._topology = topology
@@ -109,11 +114,11 @@ class Steps:
 
   @property
   def checkpoint_bytes(self) -> int:
-    """What is saved of a state."""
+    """The size of a checkpoint."""
     return _num_bytes(self._state)
 
   def measure(self, compiled: Any, batch_size: int) -> float:
-    """Images a second of a training step on devices that are present."""
+    """Returns the images/s of the training step on this machine's devices."""
     state = steps.replicate(self._make_state())
     ones = jax.tree.map(
       lambda x: np.ones((batch_size, *x.shape[2:]), x.dtype),
@@ -128,28 +133,24 @@ class Steps:
     return done * batch_size / (time.monotonic() - begin)
 
   def train_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a global training batch, as pmap takes it."""
+    """Returns shapes and dtypes of a global training batch, as for pmap."""
     p = self.preprocessing
     draws = {name: x[0] for name, x in preprocess.draw(p, 1, 0).items()}
-    view = preprocess.train_view(_picture(p), draws, p, False)
-    view = input_pipeline.device_input(
-      view, p, self._config.data.finish, self.blocks, self._dtype
-    )
-    return self._batch({**view, 'label': np.int32(0)}, batch_size)
+    view = preprocess.train_view(_jpeg(p), draws, p, False)
+    return self._batch(view, batch_size)
 
   def eval_batch(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """The same of an evaluation's."""
-    p = self.preprocessing
-    crops = self._config.eval.crops
-    view = preprocess.eval_views(_picture(p), p, crops, False)
-    view = input_pipeline.device_input(
-      view, p, self._config.data.finish, self.blocks, self._dtype
-    )
-    label, mask = np.int32(0), np.float32(1)
-    return self._batch({**view, 'label': label, 'mask': mask}, batch_size)
+    """Returns shapes and dtypes of a global evaluation batch, as for pmap."""
+    p, crops = self.preprocessing, self._config.eval.crops
+    view = preprocess.eval_views(_jpeg(p), p, crops, False)
+    return self._batch(view, batch_size, mask=np.float32(1))
 
-  def _batch(self, example, batch_size):
-    n = len(self._topology.devices)
+  def _batch(self, view, batch_size, **more):
+    n, finish = len(self._topology.devices), self._config.data.finish
+    view = input_pipeline.device_input(
+      view, self.preprocessing, finish, self.blocks, self._dtype
+    )
+    example = {**view, 'label': np.int32(0), **more}
     return {
       name: jax.ShapeDtypeStruct(
         (n, batch_size // n, *x.shape),
@@ -159,19 +160,19 @@ class Steps:
     }
 
   def train(self, batch_size: int) -> Step:
-    """The training step, compiled."""
+    """Compiles the training step."""
     return self._compile(Steps._train_parts, batch_size, waiting=0)
 
   def evaluate(self, batch_size: int) -> Step:
-    """The evaluation step, compiled.
+    """Compiles the evaluation step.
 
-    While it runs the velocity is on the device too.
+    Its memory includes the velocity, which stays on the device.
     """
     waiting = _num_bytes(self._state) - _num_bytes(self._state.params)
     return self._compile(Steps._eval_parts, batch_size, waiting)
 
   def _train_parts(self, batch_size):
-    """The step on some devices, and the shapes of what it takes."""
+    """Returns the step as a function of devices, and its argument shapes."""
     step_on = functools.partial(steps.p_train_step, **self._arguments)
     return step_on, self._state, self.train_batch(batch_size)
 
@@ -183,7 +184,7 @@ class Steps:
 
   def _compile(self, parts_of, batch_size, waiting) -> Step:
     step_on, first, batch = parts_of(self, batch_size)
-    # Batches that were sent ahead.
+    # Batches that are prefetched.
     per_device = _num_bytes(batch) // len(self._topology.devices)
     waiting += input_pipeline.PREFETCH * per_device
     lowered = step_on(devices=list(self._topology.devices)).lower(first, batch)
@@ -221,15 +222,15 @@ class Steps:
     )
 
   def _flops(self, parts_of, batch_size) -> float | None:
-    """Of one device's share, before it is made another computation.
+    """Returns the network's own FLOP in one device's share of a batch.
 
-    As lowered for CPU, of pixels: on TPU conv1 has 12 x 12 taps, over blocks,
-    and sums over channels are products, no arithmetic of the network's. XLA
-    counts nothing in oneDNN's convolutions.
+    Counted as lowered for CPU with pixels as input. The form for TPU computes
+    more than the network: conv1 has 12 x 12 taps, over blocks, and sums over
+    channels are matrix products. oneDNN's convolutions would count as nothing.
     """
     try:
       devices = jax.devices('cpu')[:1]
-    except RuntimeError:  # JAX was told of other platforms alone.
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU.
       return None
     of_pixels = self
     if self.blocks:
@@ -254,17 +255,17 @@ def _num_bytes(tree: Any) -> int:
   )
 
 
-def _picture(p: Preprocessing) -> tf.Tensor:
-  """An undecoded picture."""
+def _jpeg(p: Preprocessing) -> tf.Tensor:
+  """Returns an encoded image."""
   size = p.resize_size
   return tf.io.encode_jpeg(np.zeros((size, size, 3), np.uint8))
 
 
 def like_preprocessing(config: Config) -> Preprocessing:
-  """What training would learn about its pictures, but for the numbers.
+  """Returns the preprocessing of a run, with arbitrary colour statistics.
 
-  Those take a pass over the training set, and neither shapes nor speed depend
-  on them.
+  The real ones take a pass over the training split. Neither shapes nor speed
+  depend on them.
   """
   size = config.data.resize_size
   any_colors = color_stats.ColorStats(
@@ -286,36 +287,36 @@ def like_preprocessing(config: Config) -> Preprocessing:
 def largest_that_fits(
   compile_at: Callable[[int], Step], over: Step, topology: Topology
 ) -> tuple[int, int]:
-  """The largest batch that fits, found by compiling a few.
+  """Searches the largest batch that fits, by compiling a few.
 
   Args:
     compile_at: `Steps.train` or `Steps.evaluate`.
     over: a step that does not fit.
-    topology: what it should fit.
+    topology: the devices.
 
   Returns:
-    A batch size that fits (0 if none was found) and one that does not; they
-    are at most an eighth of the first apart, or one picture a device.
+    A batch size that fits (0 if none was found) and one that does not. They
+    differ by at most an eighth of the first, or by one image per device.
   """
   n, room = len(topology.devices), topology.memory_bytes
   assert room
-  # Pictures on a device, and the bytes that they need.
+  # Images per device, and the bytes that they need.
   low = 0
   high, high_bytes = over.batch_size // n, over.needed_bytes
-  above, above_bytes = 0, 0  # Of the one before `high`.
+  above, above_bytes = 0, 0  # The previous `high`.
   for tried in range(10):
     if high - low <= max(1, low // 8):
       break
     if low and tried % 2:
-      guess = low + low // 8  # If this is too much, it is near enough.
+      guess = low + low // 8  # If this does not fit, the search ends.
     elif low:
       guess = (low + high) // 2
     elif not above:
       guess = int(high * room / high_bytes)
     else:
-      # None fits yet: part of what they need does not depend on the batch.
+      # None fits yet: part of the memory does not depend on the batch.
       slope = (above_bytes - high_bytes) / (above - high)
-      # Compilers round: it may seem not to depend on it at all.
+      # Compilers round, so the slope may be zero.
       fewer = int((high_bytes - room) / slope) + 1 if slope > 0 else high
       guess = max(high - fewer, high // 8)
     guess = min(max(guess, low + 1), high - 1)

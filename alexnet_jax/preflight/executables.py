@@ -1,8 +1,8 @@
-"""What a compiled program tells of itself: memory, cycles, kernels, traffic.
+"""Reads memory, cycles, kernels and traffic from a compiled program.
 
-XLA's TPU compiler notes for each operation how many cycles it expects it to
-take. That is an estimate, made to choose between ways of compiling; it is not
-a measurement, and some operations have none.
+XLA's TPU compiler records the cycles that it expects each operation to take.
+They are estimates, made to choose between ways of compiling. They are not
+measurements, and some operations have none.
 """
 
 import collections
@@ -16,7 +16,7 @@ import jax
 from tensorflow.compiler.xla import xla_data_pb2
 from tensorflow.compiler.xla.service import hlo_pb2
 
-# Operations that move no data and start no kernel.
+# Operations that neither move data nor start a kernel.
 _FREE = (
   'parameter',
   'constant',
@@ -40,11 +40,11 @@ class Memory(NamedTuple):
   """Bytes on one device.
 
   Attributes:
-    arguments: what the step is given: state and batch.
-    outputs: what it makes beyond what it overwrites.
-    temporaries: what it needs in between.
+    arguments: the step's inputs: state and batch.
+    outputs: those that do not overwrite an input.
+    temporaries: intermediate results.
     code: the program itself.
-    peak: the most of the first three at one time.
+    peak: the largest sum of the first three at any time.
   """
 
   arguments: int
@@ -55,7 +55,7 @@ class Memory(NamedTuple):
 
 
 def memory(compiled: jax.stages.Compiled) -> Memory:
-  """What a program needs, by its compiler."""
+  """Returns the memory that a program needs, by its compiler."""
   stats: Any = compiled.memory_analysis()
   parts = (
     stats.argument_size_in_bytes,
@@ -63,7 +63,7 @@ def memory(compiled: jax.stages.Compiled) -> Memory:
     stats.temp_size_in_bytes,
   )
   code = stats.generated_code_size_in_bytes
-  # XLA's peak on CPU leaves the temporaries out.
+  # On CPU, XLA's peak lacks the temporaries.
   peak = stats.peak_memory_in_bytes
   return Memory(*parts, code, peak if peak > max(parts) else sum(parts))
 
@@ -77,7 +77,7 @@ class Program:
 
   @classmethod
   def of(cls, compiled: jax.stages.Compiled) -> 'Program':
-    """The program of a compiled step."""
+    """Returns the program of a compiled step."""
     executable: Any = compiled.runtime_executable()
     (module,) = executable.hlo_modules()
     return cls(
@@ -85,16 +85,17 @@ class Program:
     )
 
   def instructions(self) -> Iterator[tuple[Any, dict[int, Any], int]]:
-    """All that is executed: instruction, those of its computation, times.
+    """Yields all that is executed: (instruction, siblings, repetitions).
 
-    Loops whose length the compiler does not know count once.
+    Siblings are its computation's instructions by id. Loops of unknown length
+    count once.
     """
     yield from self._walk(self._module.entry_computation_id, 1)
 
   def _walk(self, computation: int, times: int):
-    there = self._computations[computation].instructions
-    by_id = {i.id: i for i in there}
-    for i in there:
+    instructions = self._computations[computation].instructions
+    by_id = {i.id: i for i in instructions}
+    for i in instructions:
       yield i, by_id, times
       if i.opcode == 'while':
         config = _config(i)
@@ -105,7 +106,7 @@ class Program:
           yield from self._walk(called, times)
 
   def collective_bytes(self) -> int:
-    """Bytes that a device gives to collective operations in one step."""
+    """Returns the bytes that a device passes to collectives in one step."""
     total = 0
     for i, by_id, times in self.instructions():
       if i.opcode.removesuffix('-start') in _COLLECTIVES:
@@ -114,11 +115,11 @@ class Program:
     return total
 
   def cycles(self, scopes: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
-    """The compiler's estimate of cycles, by part of the step.
+    """Returns the compiler's estimate of cycles for each part of the step.
 
     Args:
-      scopes: what parts are called (`Architecture.scope_names`,
-        `steps.SCOPE_NAMES`); what belongs to none is 'other'.
+      scopes: names of the parts (`Architecture.scope_names`,
+        `steps.SCOPE_NAMES`). Operations outside of them are 'other'.
 
     Returns:
       Cycles by scope, and the operations that have no estimate.
@@ -134,14 +135,15 @@ class Program:
       for scope, share in self._shares(i, by_id, scopes).items():
         cycles[scope] += share * times * int(estimate)
     names = (*scopes, 'other')
-    whole = {name: round(cycles[name]) for name in names if name in cycles}
-    return whole, without
+    rounded = {name: round(cycles[name]) for name in names if name in cycles}
+    return rounded, without
 
   def _shares(self, i, by_id, scopes) -> dict[str, float]:
-    """Which parts of the step an operation belongs to, in all 1.
+    """Returns the shares of an operation that belong to each part; sum 1.
 
-    A fusion may hold parts of several: it belongs to its convolution or matrix
-    product if it has one; else it is divided by the elements that each makes.
+    A fusion may contain several parts. It belongs to its convolution or matrix
+    product if it has one. Otherwise it is divided by the number of elements
+    that each part computes.
     """
     work: collections.Counter[str] = collections.Counter()
     products: set[str] = set()
@@ -152,7 +154,7 @@ class Program:
       elif scope and inner.opcode not in (*_FREE, 'fusion'):
         work[scope] += max(1, _num_elements(inner.shape))
     if products:
-      # What is fused with them is named, at no cycles of its own.
+      # Other parts in the fusion are listed, with no cycles.
       each = {scope: 1 / len(products) for scope in products}
       return {**dict.fromkeys(work, 0.0), **each}
     if not work:
@@ -168,7 +170,7 @@ class Program:
           yield from self._inner(inner)
 
   def _source(self, i, by_id, scopes) -> str:
-    """Whose output a nameless copy or conversion is."""
+    """Returns the part whose output an unnamed operation copies or converts."""
     for _ in range(20):
       for inner in self._inner(i):
         if scope := _scope(inner, scopes):
@@ -179,7 +181,7 @@ class Program:
     return 'other'
 
   def kernels(self) -> 'Kernels':
-    """What a GPU is given to do in one step."""
+    """Returns what a GPU executes in one step."""
     kinds: collections.Counter[str] = collections.Counter()
     moved = 0
     for i, by_id, times in self.instructions():
@@ -200,11 +202,11 @@ class Program:
 
 
 class Kernels(NamedTuple):
-  """What a GPU is given to do in one step.
+  """What a GPU executes in one step.
 
   Attributes:
-    launched: kernels and library calls.
-    by_kind: the same by name: XLA's own fusions, Triton's, cuDNN's, cuBLAS's.
+    launched: number of kernels and library calls.
+    by_kind: their numbers by name: XLA's fusions, Triton's, cuDNN's, cuBLAS's.
     bytes_moved: read and written by all of them, each operand once.
   """
 
@@ -220,7 +222,7 @@ def _config(i) -> dict[str, Any]:
 
 
 def _scope(i, scopes) -> str | None:
-  """The innermost part of the step that an operation's name tells of."""
+  """Returns the innermost part of the step in an operation's name."""
   # jit(step)/transpose(jvp(AlexNet))/AlexNet._layers/conv2/lrn2/mul
   path = i.metadata.op_name.replace('(', '/').replace(')', '/').split('/')
   return next((name for name in reversed(path) if name in scopes), None)
@@ -233,11 +235,11 @@ def _num_elements(shape) -> int:
 
 
 def num_bytes(shape) -> int:
-  """Bytes of an array, or of a tuple of arrays, without padding."""
+  """Returns the bytes of an array or a tuple of arrays, without padding."""
   if shape.tuple_shapes:
     return sum(num_bytes(part) for part in shape.tuple_shapes)
   name = xla_data_pb2.PrimitiveType.Name(shape.element_type)
-  # The first number is the bits: F32, BF16, F8E4M3FN, U4. A token has none.
+  # The first number is the bits: F32, BF16, F8E4M3FN, U4. Tokens have none.
   found = re.search(r'\d+', name)
   bits = int(found[0]) if found else 8 * (name == 'PRED')
   return -(-math.prod(shape.dimensions) * bits // 8)

@@ -1,4 +1,4 @@
-"""What preflight found: as a JSON object, and as lines for people."""
+"""Preflight's results: as a JSON object, and as lines of text."""
 
 import math
 import os
@@ -8,8 +8,8 @@ from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.preflight import compilation
 from alexnet_jax.preflight.topologies import GIB, Topology
 
-# Of a step that was not compiled.
-NOTHING_KNOWN: dict[str, Any] = {
+# The facts of a step that was not compiled.
+UNKNOWN: dict[str, Any] = {
   'hbm_needed_bytes': None,
   'flops_per_image': None,
   'estimated_cycles': None,
@@ -19,7 +19,7 @@ NOTHING_KNOWN: dict[str, Any] = {
 
 
 def facts(step: compilation.Step, topology: Topology) -> dict[str, Any]:
-  """What is known of a step, for JSON; times are in seconds."""
+  """Returns the facts about a step, for JSON; times are in seconds."""
   n = len(topology.devices)
   known: dict[str, Any] = {
     'batch_size': step.batch_size,
@@ -49,7 +49,7 @@ def facts(step: compilation.Step, topology: Topology) -> dict[str, Any]:
       'without_estimate': step.without_estimate,
     }
   if topology.link_bandwidth and step.collective_bytes is not None:
-    # Of each device, in a ring: (n - 1) / n of all bytes, twice.
+    # In a ring each device sends (n - 1) / n of all bytes, twice.
     passed = 2 * (n - 1) / n * step.collective_bytes
     known['collective_floor_seconds'] = passed / topology.link_bandwidth
   return known
@@ -58,13 +58,13 @@ def facts(step: compilation.Step, topology: Topology) -> dict[str, Any]:
 def verdict(
   rate: float, result: dict[str, Any], topology: Topology, dataset: Dataset
 ) -> dict[str, Any]:
-  """Whether the input keeps up with the devices.
+  """Returns whether the input keeps up with the devices.
 
   Args:
-    rate: images a second of this host's input.
-    result: what is known of the training step.
-    topology: the devices, and how many hosts feed them.
-    dataset: what is read.
+    rate: images/s of this host's input.
+    result: the facts about the training step.
+    topology: the devices, and the number of hosts that feed them.
+    dataset: of the run.
   """
   given: dict[str, Any] = {
     'images_per_second_of_this_host': rate,
@@ -82,13 +82,13 @@ def verdict(
     return given
   hosts = math.ceil(total / rate) if rate else None
   given['hosts_needed'] = hosts
-  other = '' if dataset.resized else ' or the 256 set (docs/input.md)'
+  other = '' if dataset.resized else ' or the 256 x 256 form (docs/input.md)'
   given['verdict'] = f'input-bound: needs {hosts} hosts like this one{other}'
   return given
 
 
 def lines(result: dict[str, Any], topology: Topology) -> list[str]:
-  """The lines for people."""
+  """Returns the lines of text."""
   text = [
     f'{result["topology"]}: {result["num_devices"]} x {result["device_kind"]}, '
     f'{result["num_hosts"]} host(s)'
@@ -98,7 +98,7 @@ def lines(result: dict[str, Any], topology: Topology) -> list[str]:
   if 'eval' in result:
     text += _step_lines('evaluation step', result['eval'], topology)
   if measured := result.get('measured_images_per_second_per_device'):
-    text += ['', f'measured here: {measured:,.1f} images/s a device']
+    text += ['', f'measured here: {measured:,.1f} images/s on each device']
   if 'input' in result:
     given = result['input']
     rate = given['images_per_second_of_this_host']
@@ -107,9 +107,7 @@ def lines(result: dict[str, Any], topology: Topology) -> list[str]:
       f'this host ({given["cores"]} cores) feeds {rate:,.0f} images/s',
     ]
     if 'verdict' in given:
-      text[-1] += (
-        f', the devices would take {given["images_per_second_wanted"]:,.0f}'
-      )
+      text[-1] += f', the devices need {given["images_per_second_wanted"]:,.0f}'
       text.append(given['verdict'])
   text += ['', 'checks']
   for row in result['checks']:
@@ -126,12 +124,12 @@ def _step_lines(title, facts, topology) -> list[str]:
 
   memory = f'{facts["hbm_needed_bytes"] / GIB:.2f} GiB needed'
   if topology.memory_bytes:
-    memory += f', {topology.memory_bytes / GIB:.2f} GiB there'
-  line('memory a device', memory)
+    memory += f', {topology.memory_bytes / GIB:.2f} GiB available'
+  line('memory per device', memory)
   if facts['flops_per_image']:
-    line('FLOP an image', f'{facts["flops_per_image"] / 1e9:.2f} G')
+    line('FLOP per image', f'{facts["flops_per_image"] / 1e9:.2f} G')
   if facts['collective_bytes'] is not None:
-    collective = f'{facts["collective_bytes"] / 1e6:,.1f} MB a step'
+    collective = f'{facts["collective_bytes"] / 1e6:,.1f} MB per step'
     if facts.get('collective_floor_seconds'):
       milliseconds = facts['collective_floor_seconds'] * 1e3
       collective += f', at least {milliseconds:.2f} ms on the wire'
@@ -144,7 +142,9 @@ def _step_lines(title, facts, topology) -> list[str]:
     moved = f'{kernels["bytes_moved"] / 1e9:.2f} GB'
     if 'traffic_seconds' in facts:
       milliseconds = facts['traffic_seconds'] * 1e3
-      moved += f', {milliseconds:.2f} ms at the published bandwidth: not a time'
+      moved += (
+        f', {milliseconds:.2f} ms at the published bandwidth (not a time)'
+      )
     line('bytes moved', moved)
   if 'estimate' in facts:
     estimate = facts['estimate']
@@ -152,10 +152,10 @@ def _step_lines(title, facts, topology) -> list[str]:
       'ESTIMATE, not measured',
       f'{facts["estimated_cycles"] / 1e6:.1f} M cycles, '
       f'{estimate["step_seconds"] * 1e3:.2f} ms, '
-      f'{estimate["images_per_second_per_chip"]:,.0f} images/s a chip',
+      f'{estimate["images_per_second_per_chip"]:,.0f} images/s per chip',
     )
     if estimate['without_estimate']:
-      line('  not in it', ', '.join(estimate['without_estimate']))
+      line('  not included', ', '.join(estimate['without_estimate']))
     width = 30 / max(part['share'] for part in facts['layers'].values())
     for name, part in facts['layers'].items():
       bar = '#' * round(part['share'] * width)
