@@ -1,0 +1,168 @@
+"""What the documents tell people to type, typed."""
+
+import doctest
+import importlib
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+import zygote
+from conftest import encode
+from torch_alexnets import build
+
+from alexnet_jax.pretrained import torchvision
+
+ROOT = pathlib.Path(__file__).parent.parent
+DOCUMENTS = [ROOT / 'README.md', *sorted(ROOT.glob('docs/*.md')),
+             ROOT / 'launch' / 'README.md', ROOT / 'CONTRIBUTING.md',
+             ROOT / 'SECURITY.md']  # fmt: skip
+# Their docstrings have commands, too.
+SOURCES = sorted([*ROOT.glob('configs/**/*.py'), *ROOT.glob('alexnet_jax/*.py'),
+                  *ROOT.glob('alexnet_jax/**/__main__.py')])  # fmt: skip
+
+# What stands for something of the reader's own.
+PLACEHOLDERS = {
+  'gs://BUCKET': 'bucket',
+  '$units': 'relu',
+  '$seed': '0',
+  ':DATA': ':imagenette',
+  '=CONFIG': '=configs/digits.py',
+}
+# Commands that need nothing but this machine.
+RUN_HERE = (
+  'alexnet_jax.convert alexnet-owt-7be5be79.pth',
+  'alexnet_jax.predict photo.jpg',
+  'alexnet_jax.export net.stablehlo',
+  '--config=configs/digits.py',
+  'alexnet_jax.report results',
+)
+# ... but for these, which use runs of the reader's.
+NEEDS_MORE = ('init_from', '--distributed', '--mode=eval')
+# What a command prints if it is wrong whatever files there are.
+MISTYPED = ('unknown', 'unrecognized', 'no config file', 'invalid choice',
+            'are required', 'unexpected argument', '--help')  # fmt: skip
+
+
+def commands(path):
+  """Yields each command of a document or docstring, as `module arguments`."""
+  text = path.read_text().replace('\\\\\n', '\\\n').replace('\\\n', ' ')
+  lines = re.findall(r'^\s+(?:\S*/)?python -m (alexnet_jax\..*)', text, re.M)
+  lines += re.findall(r'`(?:\S*/)?python -m (alexnet_jax\.[^`]*)`', text)
+  for line in lines:
+    for name, value in PLACEHOLDERS.items():
+      line = line.replace(name, value)
+    # Neither `alexnet_jax.convert` alone nor `alexnet_jax.main ...`.
+    if re.search(r'\s', line) and not re.search(r'\.\.\.|[\[\]<|]', line):
+      yield shlex.join(shlex.split(line, comments=True)), path.name
+
+
+ALL = dict(c for path in [*DOCUMENTS, *SOURCES] for c in commands(path))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory, photographs):
+  """Where a reader types, with the files that the documents name."""
+  folder = tmp_path_factory.mktemp('reader')
+  (folder / 'photo.jpg').write_bytes(encode(photographs[0]))
+  state = {
+    name.replace(layer, torchvision.NAMES[layer]): tensor
+    for name, tensor in build('torchvision').state_dict().items()
+    for layer in [name.split('.')[0]]
+  }
+  torch.save(state, folder / 'alexnet-owt-7be5be79.pth')
+  (folder / 'results').symlink_to(ROOT / 'results')
+  (folder / 'docs').mkdir()
+  for name in ('README.md', 'docs/results.md'):
+    shutil.copy(ROOT / name, folder / name)
+  return folder
+
+
+def adapted(command):
+  """The command's arguments, for one step and without this machine's data."""
+  module, *arguments = shlex.split(command)
+  if module == 'alexnet_jax.main' and '--mode=eval' not in command:
+    arguments += ['--config.num_train_steps=1']
+    if '--workdir' not in command:
+      arguments += [f'--workdir=runs/{list(ALL).index(command)}']
+    if 'digits' not in command and 'data_dir' not in command:
+      arguments += ['--config.data.data_dir=DIR']
+  if module == 'alexnet_jax.preflight' or '--distributed' in command:
+    # Ends it before it compiles, or waits for other processes.
+    arguments += ['--config.seed=-1']
+  return arguments
+
+
+# README's come first, in its order: later commands use what they make.
+@pytest.mark.parametrize('command', ALL)
+def test_a_command(command, folder, monkeypatch):
+  monkeypatch.chdir(folder)
+  monkeypatch.delenv('TFDS_DATA_DIR', raising=False)
+  done = zygote.start(*adapted(command), module=command.split()[0])
+  status = done.wait()
+  runs_here = any(words in command for words in RUN_HERE)
+  if runs_here and not any(words in command for words in NEEDS_MORE):
+    assert status == 0, done.output
+  else:
+    # Datasets, weights, TPUs and buckets are missing here; nothing else is.
+    assert status in (0, 2), done.output
+    assert not [w for w in MISTYPED if w in done.stderr], done.output
+
+
+BLOCKS = [
+  pytest.param(block, id=f'{path.name}-{i}')
+  for path in DOCUMENTS
+  for i, block in enumerate(
+    re.findall(r'```python\n(.*?)```', path.read_text(), re.S)
+  )
+]
+
+
+@pytest.mark.parametrize('block', BLOCKS)
+def test_a_python_block_runs_as_it_stands(block, folder):
+  done = subprocess.run(
+    [sys.executable, '-c', block], cwd=folder, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+
+
+EXAMPLES = sorted(
+  '.'.join(path.relative_to(ROOT).with_suffix('').parts)
+  for path in (ROOT / 'alexnet_jax').rglob('[!_]*.py')
+  if '>>> ' in path.read_text()
+)
+
+
+@pytest.mark.parametrize('name', ['alexnet_jax', *EXAMPLES])
+def test_the_examples_of_docstrings(name):
+  failed, run = doctest.testmod(importlib.import_module(name))
+  assert run
+  assert not failed
+
+
+def test_readme_keeps_its_size():
+  text = (ROOT / 'README.md').read_text()
+  assert len(text.encode()) <= 7000
+  assert text.count('\n') <= 150
+  tables = re.findall(r'(?:^\|.*\n)+', text, re.M)
+  assert max(table.count('\n') for table in tables) <= 2 + 8
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=lambda path: path.name)
+def test_make_targets_and_links_exist(path):
+  text = path.read_text()
+  found = re.findall(r'(?:^    |[`&] ?)make ([a-z][a-z-]*)', text, re.M)
+  for target in set(found):
+    done = subprocess.run(
+      ['make', '-n', target, f'PYTHON={sys.executable}'],
+      cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+  for script in re.findall(r'python ((?:benchmarks|tests)/\w+\.py)', text):
+    assert (ROOT / script).exists(), script
+  for link in re.findall(r'\]\(([^)#:]+?)(?:#[^)]*)?\)', text):
+    assert (path.parent / link).exists(), link
