@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CHECK_PYTHON = $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("alexnet_jax needs Python 3.11, 3.12 or 3.13 (TensorFlow has no wheel for later ones), this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
 # Extras of setup.cfg: make venv EXTRAS=bench,beam,tpu
 EXTRAS ?=
 comma := ,
@@ -48,6 +49,7 @@ test-gpu-compile: .venv-gpu
 	.venv-gpu/bin/python -m pytest -q -s --noconftest tests/gpu_compile.py
 
 .venv-gpu: $(PINS)
+	@test -x $@/bin/python || $(CHECK_PYTHON)
 	test -x $@/bin/python || $(PYTHON) -m venv $@
 	$@/bin/pip install -q -c requirements-pinned.txt -e '.[cuda]' pytest
 	touch $@
@@ -58,6 +60,7 @@ test-onnx: .venv-onnx $(VENV)/.base
 	  --noconftest -W default tests/onnx_export.py
 
 .venv-onnx: requirements-onnx.txt
+	@test -x $@/bin/python || $(CHECK_PYTHON)
 	test -x $@/bin/python || $(PYTHON) -m venv $@
 	$@/bin/pip install -q -r requirements-onnx.txt
 	$@/bin/pip install -q --no-deps -e .
@@ -93,7 +96,7 @@ venv: $(VENV)/.base
 	$(if $(EXTRAS),$(BIN)/pip install -q -c requirements-pinned.txt -e '.[$(EXTRAS)]')
 
 $(VENV)/.base: $(PINS)
-	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit("alexnet_jax needs Python 3.11, 3.12 or 3.13 (TensorFlow has no wheel for later ones), this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(CHECK_PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c requirements-pinned.txt -e .
 	touch $@

@@ -3,18 +3,18 @@
 SOURCE is one of:
   a .pth, .pt, .tar or .safetensors file   a torchvision state dict
   a .caffemodel file                       one of Caffe's two networks
-  a workdir of the network torchvision     to be written as a state dict
+  a workdir of the network torchvision     converted back to a state dict
 
 The published errors of Caffe's networks need --mean=imagenet_mean.binaryproto;
 Caffe's .npy form of it works, too.
 
-A converted workdir works as any other: with `main --mode=eval`, `predict`,
+A converted workdir works like any other: with `main --mode=eval`, `predict`,
 `export` and `--config.init_from`. docs/networks.md lists the published files.
 
-example:
+Example:
   python -m alexnet_jax.convert alexnet-owt-7be5be79.pth runs/torchvision
 
-exit status: 0 done; 2 a file is missing or does not fit, and nothing was
+Exit status: 0 done; 2 a file is missing or does not fit, and nothing is
 written; 3 the result cannot be written.
 """
 
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
   parser.add_argument(
     '--architecture',
     choices=('caffe', 'caffenet', 'torchvision'),
-    help='the network, if SOURCE does not say (default: detected)',
+    help='network of the weights (default: detected)',
   )
   parser.add_argument(
     '--mean', metavar='FILE', help="Caffe's mean image (default: a mean colour)"

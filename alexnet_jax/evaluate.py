@@ -39,9 +39,9 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
         --workdir=DIR --config.eval.step=latest --config.eval.crops=10
 
   Args:
-    config: its `model`, `data` and `eval` count; `eval.step` chooses the
+    config: `model`, `data` and `eval` are used; `eval.step` chooses the
       checkpoint. With `eval.train_split` the training split is scored too.
-    workdir: of a trained run or of converted weights.
+    workdir: the workdir of a trained run or of converted weights.
 
   Returns:
     What results.json holds.
@@ -118,7 +118,7 @@ def evaluate_ensemble(
   not grow with the size of the split.
 
   Args:
-    config: its `data` and `eval` count; each member has its own network.
+    config: `data` and `eval` are used; each member has its own network.
     names: the members' workdirs, at least two; local or gs://.
     out: the folder for config.json, with `members`, and results.json. It must
       not be a member's workdir.
@@ -241,7 +241,7 @@ def _epoch(
 
   Args:
     saved: the run's config.json; {} if it has none.
-    workdir: of the run.
+    workdir: the workdir of the run.
     dataset: the one that is scored, which is the one it was trained on.
     step: steps done.
   """

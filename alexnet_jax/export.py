@@ -8,16 +8,16 @@ FILE.stablehlo runs with JAX alone:
   logits = network.call(images)
 
 FILE.onnx runs with ONNX Runtime and others. Exporting it needs jax2onnx, which
-requires older packages than this project: `make test-onnx` installs it in an
-environment of its own, .venv-onnx.
+requires older packages than this project: `make test-onnx` installs it in a
+separate environment, .venv-onnx.
 
 Both take float32 images [N, H, W, 3], normalized as preprocessing.json in the
 workdir says, and return float32 logits [N, num_classes], for any N.
 
-example:
+Example:
   python -m alexnet_jax.export net.stablehlo --workdir=runs/torchvision
 
-exit status: 0 done; 2 an argument is wrong; 3 a file cannot be read or written.
+Exit status: 0 done; 2 an argument is wrong; 3 a file cannot be read or written.
 """
 
 import pathlib

@@ -5,15 +5,15 @@ Writes into the workdir, or into --out:
   figure4_labels.png     validation images with their five most probable classes
   figure4_neighbors.png  validation images, each with the nearest training
                          images: exact L2 distances of fc7 to all of them
-  figures.json           the same as numbers
+  figures.json           the data of the figures
 
-The validation images are drawn at random. alexnet_jax.report shows the figures
-of all runs.
+The validation images are sampled with --seed. alexnet_jax.report shows the
+figures of all runs.
 
-example:
+Example:
   python -m alexnet_jax.figures runs/digits
 
-exit status: 0 done; 2 an argument is wrong; 3 a file cannot be read or written.
+Exit status: 0 done; 2 an argument is wrong; 3 a file cannot be read or written.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _NUMBERS = (
   ('images', 8, 'validation images shown with their classes'),
   ('queries', 5, 'validation images shown with their neighbors'),
   ('neighbors', 6, 'training images shown for each query'),
-  ('seed', 0, 'seed of the random choice of images'),
+  ('seed', 0, 'seed of the sampling of images'),
 )
 
 
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
   # These take seconds to import: --help and mistakes should not wait for them.
   with quiet_imports():
     from alexnet_jax import pretrained
-    from alexnet_jax.config.saved import read_config
+    from alexnet_jax.config.saved import dataset_of, read_config
     from alexnet_jax.data.dataset import open_dataset
     from alexnet_jax.data.prepare import check_dataset
     from alexnet_jax.pretrained import paper_figures
@@ -96,7 +96,8 @@ def main(argv: list[str]) -> None:
       f'{folder} does not name its dataset: give --data, --train_split and '
       '--val_split'
     )
-  dataset = open_dataset(name, flags.data_dir or data.get('data_dir'))
+  name, data_dir = dataset_of({**data, 'name': name}, folder)
+  dataset = open_dataset(name, flags.data_dir or data_dir)
   check_dataset(
     network.model.num_classes, folder, network.preprocessing, dataset
   )

@@ -1,9 +1,9 @@
-r"""Finds the learning rate that trains fastest, as Figure 1 does.
+r"""Finds the learning rate that trains fastest, as for the paper's Figure 1.
 
-Trains each of --rates in --workdir-RATE/SEED, one after the other. A learning
-rate stops when its training error reaches --target, when it takes more epochs
-than the fastest one so far, or at the config's end. The fastest one is then
-trained to its end. Run the same command again to resume.
+Trains with each of --rates, one after the other, in PREFIX-RATE/SEED. A run
+stops when its training error reaches --target, when it takes more epochs than
+the fastest one so far, or at the config's end. The fastest one is then trained
+to its end. Run the same command again to resume.
 
 Flags after `--` are passed to each run, such as
 -- --config.data.data_dir=DIR.
@@ -11,10 +11,10 @@ Flags after `--` are passed to each run, such as
 Example:
 
   python -m alexnet_jax.learning_rates --config=configs/paper/fig1_relu.py \
-    --rates=0.0005,0.001,0.002,0.004 --workdir=runs/fig1_relu
+    --rates=0.0005,0.001,0.002,0.004,0.008 --workdir=runs/fig1_relu
 
-Exit status: 0 done; 2 a usage error, or no learning rate reached the target;
-that of a run that failed.
+Exit status: 0 done; 2 a usage error, or no learning rate reached the target. If
+a run fails, its status.
 """
 
 import argparse
@@ -48,8 +48,8 @@ def main(argv: list[str]) -> None:
   add('--config', required=True, metavar='FILE', help='config of the runs')
   add('--rates', required=True, metavar='A,B,...', type=_rates,
       help='learning rates to try')  # fmt: skip
-  add('--workdir', required=True, metavar='DIR', type=pathlib.Path,
-      help="start of the workdirs' names")  # fmt: skip
+  add('--workdir', required=True, metavar='PREFIX', type=pathlib.Path,
+      help='start of the workdirs, which are PREFIX-RATE/SEED')  # fmt: skip
   add('--target', type=float, default=0.25, metavar='ERROR',
       help='training error, a fraction (default: 0.25)')  # fmt: skip
   add('--seed', type=int, default=0, help='seed of the runs (default: 0)')

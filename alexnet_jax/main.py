@@ -4,11 +4,12 @@
   python -m alexnet_jax.main --mode=eval --workdir=DIR
 
 The same command resumes a run that was stopped. --mode=eval needs no --config:
-the run's own is in its workdir.
+the run's own is in its workdir. `--config=FILE --help` shows FILE's values.
 
 Exit status: 0 done; 2 a usage or configuration error; 3 stopped by a training
-guard or by storage; 4 (134 where JAX notices first) another process of the run
-was lost; 143 or 130 stopped by SIGTERM or SIGINT, after saving.
+guard or by storage; 4 (134 if JAX notices first) another process of the run was
+lost; 143 or 130 stopped by SIGTERM or SIGINT. After these two it saves a
+checkpoint first, unless it is still starting up or gets a second SIGINT.
 """
 
 import os
@@ -41,7 +42,10 @@ _OUT = flags.DEFINE_string(
   'runs/CONFIG_ensemble.',
 )
 _MODE = flags.DEFINE_enum(
-  'mode', 'train', ['train', 'eval'], 'train, or eval: score a checkpoint.'
+  'mode',
+  'train',
+  ['train', 'eval'],
+  'Train a network, or score a checkpoint; default: train.',
 )
 _DISTRIBUTED = flags.DEFINE_bool(
   'distributed', False, 'Run as one of several processes (jax.distributed).'
@@ -77,10 +81,21 @@ def main(argv: list[str]) -> None:
   # Imported late: JAX takes seconds, and TensorFlow and Orbax more. --help and
   # a mistyped command should not wait for them.
   from alexnet_jax.config.values import validate
-  from alexnet_jax.runs import processes
 
   config = _CONFIG.value
-  validate(config, _MODE.value)
+  try:
+    validate(config, _MODE.value)
+  except UserError as error:
+    if _is_of_workdir():
+      raise UserError(
+        f'{error}. This is the config.json of --workdir; a network of your own '
+        'needs its --config=FILE.py'
+      ) from error
+    raise
+  with command.quiet_imports():
+    from alexnet_jax.evaluate import evaluate, evaluate_ensemble
+    from alexnet_jax.runs import processes
+    from alexnet_jax.train import train
   place = _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
   if _DISTRIBUTED.value:
     processes.join(*place)
@@ -98,9 +113,6 @@ def main(argv: list[str]) -> None:
     cache = absolute(config.compilation_cache)
     jax.config.update('jax_compilation_cache_dir', str(cache))
   with processes.noticing_losses():
-    with command.quiet_imports():
-      from alexnet_jax.evaluate import evaluate, evaluate_ensemble
-      from alexnet_jax.train import train
     if _MODE.value == 'train':
       train(config, workdirs[0])
     elif len(workdirs) == 1:
@@ -110,11 +122,18 @@ def main(argv: list[str]) -> None:
       evaluate_ensemble(config, names, out)
 
 
+def _config_file() -> str:
+  return config_flags.get_config_filename(flags.FLAGS['config'])
+
+
+def _is_of_workdir() -> bool:
+  return _config_file().startswith(f'{_OF_WORKDIR}:')
+
+
 def _run_name() -> str:
   """The config's name and argument; without --config that of the workdir."""
-  path = config_flags.get_config_filename(flags.FLAGS['config'])
-  path, _, argument = path.partition(':')
-  if path == str(_OF_WORKDIR):
+  path, _, argument = _config_file().partition(':')
+  if _is_of_workdir():
     return pathlib.Path(argument).name
   return pathlib.Path(path).stem + (f'_{argument}' if argument else '')
 
@@ -131,7 +150,7 @@ def _workdir_names(names: str) -> list[str]:
 def _check_folder(workdir: Any) -> None:
   try:
     is_file = workdir.exists() and not workdir.is_dir()
-  except Exception as error:  # Of any library that reads a bucket.
+  except Exception as error:  # Any library's.
     raise StorageError(
       f'cannot reach {workdir} (--workdir): {error}'
     ) from error
@@ -142,10 +161,10 @@ def _check_folder(workdir: Any) -> None:
 def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; the config of --mode=eval defaults to the run's own."""
   help_lib.print_help_if_asked(argv, __doc__)
-  workdir = loading.flag_value(argv, '--workdir')
+  workdir = loading.flag_value(argv, 'workdir')
   if (
-    loading.flag_value(argv, '--mode') == 'eval'
-    and loading.flag_value(argv, '--config') is None
+    loading.flag_value(argv, 'mode') == 'eval'
+    and loading.flag_value(argv, 'config') is None
     and workdir
   ):
     first = workdir if os.path.isdir(workdir) else workdir.split(',')[0]

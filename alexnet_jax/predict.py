@@ -6,13 +6,14 @@ searched recursively for JPEG, PNG, GIF and BMP files. Files and workdirs may be
 on gs://.
 
 --features writes the arrays `features` [N, 4096], fc7 after its ReLU, and
-`paths` [N]. --plot draws the first 40 images, as the paper's Figure 4 does.
+`paths` [N]. --plot draws the first 40 images in the style of the paper's
+Figure 4.
 
-example:
+Example:
   python -m alexnet_jax.predict photo.jpg --workdir=runs/torchvision
 
-exit status: 0 done; 2 an argument is wrong or a file is not an image, and no
-file was written; 3 a file cannot be read or written.
+Exit status: 0 done; 2 an argument is wrong or a file is not an image, and
+nothing is written; 3 a file cannot be read or written.
 """
 
 import json

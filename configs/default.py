@@ -2,7 +2,7 @@
 
 The defaults are the paper's on ImageNet, except `dropout_scaling`. The other
 configs change some of them. To train the paper's network, use `imagenet.py`.
-The first sentence above a field is its text in `main --help`.
+`main --help` shows the first sentence above a field.
 """
 
 import ml_collections
@@ -68,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
   # random crops the square image; random_resized takes 8 to 100% of the
   # original image.
   data.train_crop = 'random'
-  # Whether half of the training images are mirrored, at random.
+  # Mirror training images with probability 0.5.
   data.flip = True
   # PCA lighting: sqrt_eigenvalue, eigenvalue or none.
   # sqrt_eigenvalue is what the authors' code does. eigenvalue is the paper's
@@ -95,7 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Both give the same numbers; for device, the host sends a quarter of the
   # bytes.
   data.finish = 'host'
-  # Number of undecoded images that shuffling draws the next one from.
+  # Size of the shuffle buffer, in images. They are not decoded yet.
   data.shuffle_buffer = 8192
   # Local folder to copy the dataset to before training (empty: none).
   # /dev/shm is memory.
@@ -111,20 +111,20 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.learning_rate = 0.01
   # Momentum: fraction of the velocity that each step keeps.
   optimizer.momentum = 0.9
-  # Weight decay, multiplied by the learning rate and the weights.
+  # Weight decay coefficient.
   optimizer.weight_decay = 5e-4
   # Whether the velocity contains the learning rate, as in the paper.
   # True: v <- .9 v - lr (g + decay w), w <- w + v (the paper, cuda-convnet,
   # Caffe). False: v <- .9 v + g + decay w, w <- w - lr v (PyTorch).
   optimizer.rate_in_velocity = True
-  # Rules that change learning rates and weight decay of some parameters.
+  # Rules for the learning rate and weight decay of parameters, by name pattern.
   # A rule has `params`, a pattern such as '*/bias' or 'conv1/*', and any of
   # `learning_rate` (replaces the schedule), `multiplier` (of the schedule) and
   # `weight_decay`. It applies from the start or `from_epoch`; later rules win.
   # A learning rate of 0 freezes parameters. Caffe's rule for biases:
   #   ({'params': '*/bias', 'multiplier': 2.0, 'weight_decay': 0.0},)
   optimizer.rules = ()
-  # Layers whose parameters stay as they are, such as ('conv1',).
+  # Layers whose parameters are not trained, such as ('conv1',).
   optimizer.frozen_layers = ()
   # Epochs of linear warmup from a learning rate of 0. The paper has none.
   optimizer.warmup_epochs = 0.0
@@ -146,7 +146,7 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.drop_epochs = ()
   # Ratio of the first to the last learning rate (discrete_exponential).
   optimizer.exponential_factor = 250.0
-  # Number of parts of the training (discrete_exponential).
+  # Number of learning rates, for equal parts of the run (discrete_exponential).
   optimizer.exponential_steps = 4
 
   config.eval = ml_collections.ConfigDict()
@@ -164,29 +164,30 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.step = 'best'
 
   config.checkpoint = ml_collections.ConfigDict()
-  # Steps between two checkpoints within an epoch (0: none).
-  # There is always a checkpoint at the end of an epoch.
+  # Steps between two checkpoints (0: only at the end of each epoch).
+  # The end of an epoch always has one.
   config.checkpoint.every_steps = 1000
   # Number of latest checkpoints to keep, besides the best one.
   # If the newest is corrupt, training resumes from the one before.
   config.checkpoint.keep = 2
 
-  # Guards stop a run with exit status 3. They do not change its result.
+  # Guards stop a run that cannot succeed, with exit status 3, or 2 before its
+  # first step. They do not change its result.
   config.guards = guards = ml_collections.ConfigDict()
-  # What to do if the loss or a gradient is NaN or infinite: stop or off.
+  # If the loss, a gradient or a parameter is NaN or infinite: stop or off.
   guards.not_finite = 'stop'
-  # What to do if the loss does not fall: stop, warn or off.
+  # If the loss does not fall below that of guessing: stop, warn or off.
   # A stall is a mean training loss within stall_margin of ln(classes) after
   # stall_steps. Statistics of each layer are printed.
   guards.stall = 'warn'
-  # Steps after which the loss must have fallen (stall).
+  # Step after which guards.stall checks the loss.
   guards.stall_steps = 5000
-  # Smallest distance of the loss from ln(classes), in nats (stall).
+  # Distance from ln(classes), in nats, that guards.stall counts as guessing.
   guards.stall_margin = 0.05
-  # What to do if all learning rates are 0 at some step: stop or off.
+  # If all learning rates are 0 at some step: stop or off.
   # It is checked before the first step.
   guards.zero_learning_rate = 'stop'
-  # Smallest number of steps in an epoch. It is checked before the first step.
+  # Refuse a run whose epochs have fewer steps than this.
   guards.min_epoch_steps = 1
 
   # Steps to trace for XProf, as FIRST:LAST (empty: none).
@@ -196,7 +197,7 @@ def get_config() -> ml_collections.ConfigDict:
   # The next start is faster. On CPU, the steps become slower (docs/speed.md).
   config.compilation_cache = ''
 
-  # Workdir whose best parameters training starts from (empty: none).
+  # Workdir whose best checkpoint initializes the parameters (empty: none).
   # It may be a run or converted weights. The last layer is initialized anew if
   # the number of classes differs.
   config.init_from = ''

@@ -11,7 +11,7 @@ validation error stops improving, at most three times.
 Hardware: one Cloud TPU host or one GPU.
 Time: five to six days in the paper, on two GTX 580.
 Expected error with ten crops: 40.7% top-1, 18.2% top-5 (the paper's Table 2,
-one network). We have not run it: we have no ImageNet.
+one network). Not yet trained: a few steps on 200 images.
 """
 
 import ml_collections

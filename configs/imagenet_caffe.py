@@ -11,7 +11,7 @@ have twice the learning rate and no weight decay.
 
 Hardware: one Cloud TPU host or one GPU.
 Expected error on centre crops: 42.9% top-1, 19.8% top-5 (BVLC's snapshot of
-step 360,000). We have not run it: we have no ImageNet.
+step 360,000). Not yet trained.
 """
 
 import ml_collections

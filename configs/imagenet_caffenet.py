@@ -5,7 +5,7 @@
 
 Hardware: one Cloud TPU host or one GPU.
 Expected error on centre crops: 42.6% top-1, 19.6% top-5 (BVLC's snapshot of
-step 310,000). We have not run it: we have no ImageNet.
+step 310,000). Not yet trained.
 """
 
 import ml_collections

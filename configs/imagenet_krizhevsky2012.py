@@ -19,7 +19,7 @@ are skipped.
 
 Hardware: one Cloud TPU host or one GPU.
 Expected error with ten crops (--mode=eval --config.eval.crops=10): 40.66%
-top-1, 18.21% top-5. We have not run it: we have no ImageNet.
+top-1, 18.21% top-5. Not yet trained.
 """
 
 import ml_collections

@@ -9,7 +9,7 @@ if you change num_epochs, change that rule, too.
 
 Hardware: one Cloud TPU host or one GPU.
 Expected error on centre crops: 42.55% top-1, 19.81% top-5; with ten crops:
-40.42% top-1, 18.15% top-5. We have not run it: we have no ImageNet.
+40.42% top-1, 18.15% top-5. Not yet trained.
 """
 
 import ml_collections

@@ -3,7 +3,7 @@
 Each fault happens in real processes, without mocks. Each run must end as
 promised: either with exactly the results of an uninterrupted run, or with an
 error message and nothing changed. Prints a table for docs/survival.md: fault,
-times, survived, work lost. tests/test_chaos.py is the short form.
+times, passed, work lost. tests/test_chaos.py is the short form.
 """
 
 import argparse
@@ -546,7 +546,7 @@ def main() -> None:
       'another seed': ('--config.seed=1', '--config.data.finish=device'),
       'evaluations': ('--config.eval.batch_size=5',),
     }
-    kills = row('SIGKILL at a random time, 3 runs')
+    kills = row('SIGKILL at a random time, 30 kills over 3 runs')
     for name, more in runs.items():
       reference = chaos.uninterrupted(name.replace(' ', '_'), *more)
       chaos.signalled(kills, 10, signal.SIGKILL, reference, *more)
@@ -565,7 +565,7 @@ def main() -> None:
     chaos.filled(row('disk full, disk read-only: stops'), reference)
     chaos.poisoned(row('batch with an overflow: stops at its step'))
     chaos.second(row('second run in the same workdir: refused'))
-  print('\n| fault | times | survived | work lost |\n|---|---|---|---|')
+  print('\n| fault | times | passed | work lost |\n|---|---|---|---|')
   for each in rows:
     print(each.text())
 

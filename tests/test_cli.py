@@ -1,6 +1,7 @@
 """The first minute at the terminal: help, mistyped flags, messages."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -74,6 +75,7 @@ def test_help_lists_every_field_with_its_meaning():
     ('--batch_size=1', '--config.batch_size'),
     ('--batch-size=1', '--config.batch_size'),
     ('--workdri=x', '--workdir'),
+    ('--config.modelname=x', 'model.name'),
   ],
 )
 def test_a_mistyped_field_finds_the_one_that_is_meant(argument, hint):
@@ -82,6 +84,57 @@ def test_a_mistyped_field_finds_the_one_that_is_meant(argument, hint):
   assert argument.split('=')[0] in done.stderr
   assert f'did you mean {hint}' in done.stderr
   assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize(
+  'arguments',
+  [
+    # A value, which is no flag; names of flags as values; the end of flags.
+    ('--config.seed', '-1'),
+    ('--config.init_from', 'config', '--config.seed=-1'),
+    ('--workdir', 'lr', '--config.seed=-1', '--'),
+    ('--noconfig.data.flip', '--config.seed=-1'),
+    ('--config.data.flip', '--config.seed=-1'),
+    ('-config.seed=-1',),
+  ],
+)
+def test_flags_in_every_form_of_absl(arguments):
+  done = zygote.start('--config=configs/digits.py', *arguments)
+  assert done.wait() == 2
+  assert 'seed is -1' in done.stderr
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'status', 'words'),
+  [
+    (['--config=' + 300 * 'x' + '.py'], 2, 'there are configs/cifar10.py'),
+    (['--mode=eval', '--workdir=bogus://x'], 3, 'cannot reach bogus://x'),
+    (['--config=configs/digits.py', 'x'], 2, "unexpected argument 'x'"),
+  ],
+)
+def test_what_cannot_be_loaded(arguments, status, words, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  done = zygote.start(*arguments)
+  assert done.wait() == status
+  assert words in done.stderr
+  assert done.stderr.count('\n') == 1
+
+
+def test_a_config_of_another_folder_imports_its_neighbors(tmp_path):
+  for name in ('exp', 'elsewhere'):
+    (tmp_path / name).mkdir()
+  (tmp_path / 'exp' / 'base.py').write_text('SEED = -3\n')
+  (tmp_path / 'exp' / 'mine.py').write_text(
+    'from configs import default\n'
+    'from exp import base\n'
+    'def get_config():\n'
+    '  config = default.get_config()\n'
+    '  config.seed = base.SEED\n'
+    '  return config\n'
+  )
+  done = zygote.start(f'--config={tmp_path}/exp/mine.py')
+  assert done.wait() == 2
+  assert 'seed is -3' in done.stderr
 
 
 def test_a_mistyped_config_file_lists_those_there_are(tmp_path, monkeypatch):
@@ -114,6 +167,33 @@ def test_evaluation_needs_no_config(tmp_path, monkeypatch):
   assert done.wait() == 2
   assert 'run/config.json is corrupt' in done.stderr
   assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('field', ['name', 'data_dir', 'features'])
+def test_a_workdir_of_a_stranger_runs_and_writes_nothing(
+  tmp_path, monkeypatch, field
+):
+  """Its config.json may name a dataset, whose features.json names modules."""
+  monkeypatch.chdir(tmp_path)
+  folder = tmp_path / 'theirs' / 'data' / 'owned' / '1.0.0'
+  folder.mkdir(parents=True)
+  (tmp_path / 'theirs' / 'evil.py').write_text('open("owned", "w")\n')
+  features = {'pythonClassName': 'theirs.evil.Feature'}
+  (folder / 'features.json').write_text(json.dumps(features))
+  info = {'name': 'owned', 'version': '1.0.0', 'fileFormat': 'tfrecord',
+          'splits': [{'name': 'test', 'shardLengths': ['1']}]}  # fmt: skip
+  (folder / 'dataset_info.json').write_text(json.dumps(info))
+  data = {'name': 'owned:1.0.0', 'data_dir': 'theirs/data'} | {
+    'name': {'name': 'huggingface:owned'},
+    'data_dir': {'name': 'digits', 'data_dir': 'written'},
+    'features': {},
+  }[field]
+  config = {'model': {'name': 'paper', 'num_classes': 10}, 'data': data}
+  (tmp_path / 'theirs' / 'config.json').write_text(json.dumps(config))
+  done = zygote.start('--mode=eval', '--workdir=theirs')
+  assert done.wait() == 2
+  assert done.stderr.count('\n') == 1
+  assert [path.name for path in tmp_path.iterdir()] == ['theirs']
 
 
 class Terminal(io.StringIO):

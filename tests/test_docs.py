@@ -32,6 +32,8 @@ PLACEHOLDERS = {
   '$seed': '0',
   ':DATA': ':imagenette',
   '=CONFIG': '=configs/digits.py',
+  # Which the reader prepares.
+  '=imagenet2010': '=imagenet2012',
 }
 # Commands that need nothing but this machine.
 RUN_HERE = (

@@ -265,7 +265,7 @@ def test_room_for_checkpoints(tmp_path):
   for size, ok in ((1000, True), (1 << 60, False)):
     found = checks.Checks()
     checks.check_workdir(found, config, epath.Path(tmp_path), None, size)
-    assert rows(found)['room'].ok is ok
+    assert rows(found)['disk space'].ok is ok
 
 
 def test_a_batch_that_the_devices_do_not_divide():
@@ -300,7 +300,7 @@ def test_the_devices_present(tmp_path):
   result = json.loads(done.stdout)
   assert result['num_devices'] == 2
   assert [row['name'] for row in result['checks']] == [
-    'config', 'data', 'training', 'workdir', 'room', 'batch',
+    'config', 'data', 'training', 'workdir', 'disk space', 'batch',
     'training memory', 'evaluation memory', 'input',
   ]  # fmt: skip
   assert all(row['ok'] for row in result['checks'])

@@ -108,7 +108,7 @@ def test_documents_have_the_numbers_of_the_committed_runs(
 ):
   copied = tmp_path / 'copy.md'
   shutil.copyfile(ROOT / name, copied)
-  output.replace_marked(str(copied), '--x', text_of(experiments(RESULTS)))
+  output.replace_marked({'--x': (str(copied), text_of(experiments(RESULTS)))})
   assert copied.read_text() == (ROOT / name).read_text(), 'run: make report'
 
 
@@ -130,20 +130,32 @@ def test_documents_are_written_between_their_marks(tmp_path, capsys):
   assert written == tables.markdown(found)
 
 
+def test_documents_are_written_all_or_none(tmp_path):
+  good, bad = tmp_path / 'README.md', tmp_path / 'results.md'
+  text = 'a\n<!-- results -->\nold\n<!-- end of results -->\n'
+  good.write_text(text)
+  bad.write_text('no marks')
+  with pytest.raises(UserError, match='results.md .--results. has no marks'):
+    report.main([str(DIGITS), f'--out={tmp_path / "out"}',
+                 f'--readme={good}', f'--results={bad}'])  # fmt: skip
+  assert good.read_text() == text
+  assert not (tmp_path / 'out').exists()
+
+
 def test_the_summary_has_at_most_eight_rows_of_numbers():
   head, _, *rows = tables.summary(experiments(RESULTS)).splitlines()
-  assert head == '| result | published | ours | dataset | seeds |'
+  assert head == '| experiment | published | ours | dataset | seeds |'
   assert 4 <= len(rows) <= 8
   seeds = []
   for row in rows:
     what, published, ours, _, number = row.strip('| ').split(' | ')
     assert len(what.split()) <= 8
-    assert published == '-' or re.search(r'\d', published)
+    assert published == 'n/a' or re.search(r'\d', published)
     assert re.search(r'\d', ours)
     seeds.append(int(number))
   # The best known results come first.
   assert seeds == sorted(seeds, reverse=True)
-  digits = '| Top-1 error of `caffe` | - | 1.2 ± 0.2% | digits, 11 epochs | 3 |'
+  digits = '| `caffe`, error | n/a | 1.2 ± 0.2% | digits, 11 epochs | 3 |'
   assert digits in rows
 
 

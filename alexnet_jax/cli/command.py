@@ -6,6 +6,7 @@ import glob
 import logging as python_logging
 import os
 import pathlib
+import re
 import shlex
 import sys
 import tempfile
@@ -67,6 +68,7 @@ def typed() -> str | None:
   if path.parent.name != 'alexnet_jax':
     return None
   words, rest = [], sys.argv[1:]
+  has_config = any(re.match('--?config(=|$)', word) for word in rest)
   while rest:
     word = rest.pop(0)
     flag, _, value = word.partition('=')
@@ -74,8 +76,10 @@ def typed() -> str | None:
     if is_machine_flag and '=' not in word and not flag.endswith('distributed'):
       value = rest.pop(0) if rest else ''
       word = f'{flag}={value}'
-    # The workdirs of an ensemble name its members.
-    if not is_machine_flag or (flag.endswith('workdir') and ',' in value):
+    # Workdirs name the members of an ensemble, and the config if none is given.
+    if flag.endswith('workdir') and (',' in value or not has_config):
+      words.append(word if not os.path.isabs(value) else '--workdir=DIR')
+    elif not is_machine_flag:
       words.append(word)
   return shlex.join(['python', '-m', f'alexnet_jax.{path.stem}', *words])
 
@@ -143,6 +147,9 @@ def quiet_imports() -> Iterator[None]:
   TensorFlow's C++ code writes to stderr whatever its log level is. If the
   import fails, what it wrote is printed.
   """
+  if sys.stderr is None:  # Closed: `2>&-`.
+    yield
+    return
   sys.stderr.flush()
   stderr = os.dup(2)
   with tempfile.TemporaryFile() as log:

@@ -50,7 +50,7 @@ def write_file(path: str, write: Callable[[IO[bytes]], Any]) -> None:
   """Writes a local binary file atomically.
 
   Args:
-    path: of the file.
+    path: the path of the file.
     write: called with a file that is open for writing.
 
   Raises:

@@ -66,9 +66,9 @@ def duration(seconds: float) -> str:
   return f'{m}m{s:02}s' if minutes else f'{s}s'
 
 
-def _colored(text: str, color: int, stream: TextIO) -> str:
+def _colored(text: str, color: int, stream: TextIO | None) -> str:
   # https://no-color.org
-  if not stream.isatty() or os.environ.get('NO_COLOR'):
+  if stream is None or not stream.isatty() or os.environ.get('NO_COLOR'):
     return text
   return f'\x1b[1;{color}m{text}\x1b[0m'
 

@@ -9,7 +9,13 @@ from collections.abc import Iterator
 
 from absl import flags
 
-from alexnet_jax.config.loading import PACKAGED, flag_value, flatten, load
+from alexnet_jax.config.loading import (
+  PACKAGED,
+  flag_value,
+  flatten,
+  load,
+  with_packaged,
+)
 
 _FLAGS = {'-h', '-help', '--help', '-helpshort', '--helpshort', '-helpfull',
           '--helpfull'}  # fmt: skip
@@ -24,7 +30,7 @@ def print_help_if_asked(argv: list[str], doc: str) -> None:
   """
   if not _FLAGS & set(argv[1:]):
     return
-  path = flag_value(argv, '--config')
+  path = flag_value(with_packaged(argv), 'config')
   if path is None or not pathlib.Path(path.split(':')[0]).exists():
     path = str(PACKAGED / 'configs' / 'default.py')
   print(doc.strip())

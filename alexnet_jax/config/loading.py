@@ -1,16 +1,18 @@
 """Loads config files and parses `--config.FIELD=VALUE` flags."""
 
 import difflib
+import os
 import pathlib
+import re
 import runpy
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 import ml_collections
 from absl import flags
 
-from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.cli.terminal import one_line
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -18,8 +20,8 @@ Config: TypeAlias = ml_collections.ConfigDict
 # The folder that holds the package's own copy of configs/.
 PACKAGED = pathlib.Path(__file__).parent.parent / '_packaged'
 
-# What other programs call a field. Fields whose last word is right, such as
-# `momentum`, are found without.
+# Names of fields in other programs. A field is also found by its last word,
+# such as `momentum`.
 _SYNONYMS = {
   'arch': 'model.name',
   'architecture': 'model.name',
@@ -61,13 +63,13 @@ def parse_flags(argv: list[str]) -> list[str]:
 
   Raises:
     UserError: a flag, the config file, a field or a value is invalid.
+    StorageError: the config is a workdir's, which cannot be read.
   """
-  argv = [_with_packaged(argument) for argument in argv]
-  path = flag_value(argv, '--config')
+  argv = with_packaged(argv)
+  path = flag_value(argv, 'config')
   known = flatten(load(path)) if path is not None else None
-  for argument in argv[1:]:
-    if argument.startswith('-'):
-      _check_name(argument.lstrip('-').split('=')[0], known)
+  for name, _ in _flags(argv):
+    _check_name(name, known)
   try:
     rest = flags.FLAGS(argv)
   except Exception as error:
@@ -81,33 +83,37 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def flag_value(argv: list[str], flag: str) -> str | None:
   """Returns the value of a flag, the last one if it is given twice."""
-  value = None
-  for i, argument in enumerate(argv):
-    argument = '--' + argument.lstrip('-')
-    if argument.startswith(flag + '='):
-      value = argument.split('=', 1)[1]
-    elif argument == flag and i + 1 < len(argv):
-      value = argv[i + 1]
-  return value
+  return dict(_flags(argv)).get(flag)
 
 
-def _with_packaged(argument: str) -> str:
-  """Replaces a config file that does not exist by the package's own."""
-  flag, _, value = argument.rpartition('=')
-  path, *rest = value.split(':', 1)
-  packaged = PACKAGED / path
-  if not path.endswith('.py') or pathlib.Path(path).exists():
-    return argument
-  if pathlib.Path(path).is_absolute() or not packaged.exists():
-    return argument
-  value = ':'.join([str(packaged), *rest])
-  return f'{flag}={value}' if flag else value
+def _flags(argv: list[str]) -> Iterator[tuple[str, str]]:
+  """Yields the names and values of `--NAME=VALUE` and `--NAME VALUE`."""
+  words = argv[1:]
+  while words and words[0] != '--':
+    word = words.pop(0)
+    if not re.match('--?[a-zA-Z]', word):
+      continue
+    name, equals, value = word.lstrip('-').partition('=')
+    if not equals and words and not re.match('--?[a-zA-Z]', words[0]):
+      # A boolean flag takes no value, and what follows it is an error.
+      value = words.pop(0)
+    yield name, value
+
+
+def with_packaged(argv: list[str]) -> list[str]:
+  """Replaces a --config that does not exist by the package's own file."""
+  value = flag_value(argv, 'config') or ''
+  path = value.split(':')[0]
+  if os.path.exists(path) or not os.path.isfile(PACKAGED / path):
+    return argv
+  config = re.compile(rf'(?<=config=){re.escape(value)}$|^{re.escape(value)}$')
+  return [config.sub(str(PACKAGED / value), argument) for argument in argv]
 
 
 def _check_name(name: str, known: dict[str, Any] | None) -> None:
   """Refuses an unknown field or flag, naming those that may be meant."""
-  field = name.removeprefix('config.')
-  if field != name:
+  field = name.removeprefix('no').removeprefix('config.')
+  if name.startswith(('config.', 'noconfig.')):
     if known is not None and field not in known:
       hint = _hint(field, known) or ' (--help lists all fields)'
       raise UserError(f'unknown config field {field!r} (--{name}){hint}')
@@ -129,7 +135,7 @@ def _hint(name: str, known: Iterable[str], prefix: str = '') -> str:
     for match in ([leaf] if leaf in leaves else close)
     for other in known
     if other.split('.')[-1] == match
-  ]
+  ] or difflib.get_close_matches(name, known, cutoff=0.6)
   return f'; did you mean {" or ".join(alike[:3])}?' if alike else ''
 
 
@@ -141,24 +147,27 @@ def load(path: str) -> Config:
   """
   path, *argument = path.split(':', 1)
   file = pathlib.Path(path)
-  if not file.is_file():
-    there = [str(found) for found in sorted(file.parent.glob('*.py'))]
-    there = there or [
+  if not os.path.isfile(path):
+    # Those beside it, if it is in a folder of configs, or the package's own.
+    beside = sorted(file.parent.glob('*.py')) if '/' in path else []
+    there = [str(found) for found in beside] or [
       f'configs/{found.name}'
       for found in sorted((PACKAGED / 'configs').glob('*.py'))
     ]
     raise UserError(
       f'no config file {path!r} (--config): there are {", ".join(there)}'
     )
-  # Configs import `configs.default`: of the `configs` folder that they are in,
-  # else of the package.
-  folders = [p for p in file.absolute().parents if p.name == 'configs']
-  for root in [*(folder.parent for folder in folders), PACKAGED]:
+  # Configs import `configs.default`, and others relative to the parent of their
+  # folder, or of the one above it (configs/paper).
+  roots = file.absolute().parents[1:3]
+  if PACKAGED.parent in roots or PACKAGED.parent in file.parents:
+    roots = ()
+  for root in (*roots, PACKAGED):
     if str(root) not in sys.path:
       sys.path.append(str(root))
   try:
     config = runpy.run_path(path)['get_config'](*argument)
-  except UserError:
+  except (UserError, StorageError):
     raise
   except KeyError as error:
     raise UserError(

@@ -3,13 +3,13 @@
 `--mode=eval --workdir=DIR` takes it where no --config is given.
 """
 
-from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.cli.files import absolute
 from alexnet_jax.config.loading import Config, flatten
-from alexnet_jax.config.saved import read_config
+from alexnet_jax.config.saved import dataset_of, read_config
 from configs import default
 
-# A workdir may come from anybody: these have no use for an evaluation, and
+# A workdir may come from anybody, and an evaluation does not use these, which
 # would open or load what they name.
 _IGNORED = ('compilation_cache', 'data.cache_dir', 'init_from', 'profile')
 
@@ -19,7 +19,14 @@ def get_config(workdir: str) -> Config:
 
   Converted weights only name their network; the other fields stay defaults.
   """
-  saved = read_config(absolute(workdir))
+  try:
+    saved = read_config(absolute(workdir))
+  except UserError:
+    raise
+  except Exception as error:  # Any library's.
+    raise StorageError(
+      f'cannot reach {workdir} (--workdir): {error}'
+    ) from error
   if saved is None:
     raise UserError(
       f'no config.json in {workdir} (--workdir): give the --workdir of a run, '
@@ -34,6 +41,9 @@ def get_config(workdir: str) -> Config:
   }
   try:
     config.update_from_flattened_dict(fields)
+    config.data.name, config.data.data_dir = dataset_of(
+      config.data.to_dict(), workdir
+    )
   except (TypeError, ValueError) as error:
     raise UserError(
       f'{workdir}/config.json is corrupt: {error}. Give --config=FILE.py'

@@ -1,6 +1,7 @@
 """The config.json of a workdir, and which configs may continue its run."""
 
 import json
+import re
 from typing import Any
 
 from etils import epath
@@ -52,6 +53,32 @@ def read_config(workdir: epath.Path) -> dict[str, Any] | None:
   except (ValueError, OSError, RecursionError) as error:
     raise UserError(f'{path} is not a config: {one_line(error)}') from error
   return config
+
+
+def dataset_of(data: dict[str, Any], workdir: Any) -> tuple[str, str | None]:
+  """Returns the name and the folder of the dataset in a workdir's config.
+
+  A workdir may come from anybody. So this refuses names by which TFDS would
+  fetch code, and has digits prepared in the user's cache alone.
+
+  Args:
+    data: the config's `data`.
+    workdir: for messages.
+
+  Raises:
+    UserError: it has no name, or one of another kind.
+
+  Example:
+    >>> dataset_of({'name': 'cifar10:3.0.2', 'data_dir': 'DIR'}, 'runs/x')
+    ('cifar10:3.0.2', 'DIR')
+  """
+  name, folder = str(data.get('name')), data.get('data_dir')
+  if not re.fullmatch(r'[\w/.-]+(:[\d.*]+)?', name):
+    raise UserError(
+      f'{workdir}/config.json names the dataset {name!r} (data.name), which is '
+      'not NAME[/CONFIG][:VERSION]: give --config, or --data'
+    )
+  return name, None if name.split(':')[0] == 'digits' else folder
 
 
 def write_config(config: Config, workdir: epath.Path) -> None:

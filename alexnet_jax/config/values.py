@@ -80,6 +80,8 @@ _RULE_KEYS = (
   'weight_decay',
 )
 
+# More outputs would overflow before they fit into any memory.
+_MOST_CLASSES = 10**7
 # JAX and NumPy take seeds of 32 bits.
 _SEED_LIMIT = 2**32 - 1
 
@@ -163,6 +165,11 @@ def _check_values(fields: dict[str, Any], prefixes: tuple[str, ...]) -> None:
     value = fields[name]
     if name.startswith(prefixes) and value is not None and value < least:
       raise UserError(f'{name} is {value}: must be at least {least}')
+  if fields['model.num_classes'] > _MOST_CLASSES:
+    raise UserError(
+      f'model.num_classes is {fields["model.num_classes"]}: must be at most '
+      f'{_MOST_CLASSES}'
+    )
   if '' in prefixes and fields['seed'] >= _SEED_LIMIT:
     raise UserError(f'seed is {fields["seed"]}: must be below {_SEED_LIMIT}')
 

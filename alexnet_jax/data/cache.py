@@ -12,7 +12,7 @@ from etils import epath
 from tqdm import tqdm
 
 from alexnet_jax.cli.errors import StorageError, UserError
-from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.dataset import Dataset, only_known_features
 
 
 def cached(dataset: Dataset, splits: Sequence[str], folder: str) -> Dataset:
@@ -70,9 +70,9 @@ def cached(dataset: Dataset, splits: Sequence[str], folder: str) -> Dataset:
         bar.update(size)
   except OSError as error:
     raise StorageError(f'cannot copy to {target}: {error}') from error
-  return dataclasses.replace(
-    dataset, builder=tfds.builder_from_directory(target)
-  )
+  with only_known_features():
+    builder = tfds.builder_from_directory(target)
+  return dataclasses.replace(dataset, builder=builder)
 
 
 def _is_copy(path: epath.Path, original: epath.Path) -> bool:

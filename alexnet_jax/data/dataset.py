@@ -1,5 +1,6 @@
 """Opens a TFDS image classification dataset and reads it undecoded."""
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -7,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -241,7 +242,7 @@ def resized_name(name: str, how: str) -> str:
   """Returns the name of a dataset's 256 x 256 form.
 
   Args:
-    name: of the source.
+    name: the name of the source.
     how: 'short_side' or 'warp'; see `decoding.resize`.
 
   Example:
@@ -309,10 +310,36 @@ def _versions_in(folder: epath.Path) -> list[str]:
   )
 
 
+@contextlib.contextmanager
+def only_known_features() -> Iterator[None]:
+  """Keeps TFDS from importing the modules that a features.json names.
+
+  TFDS's own features stay, and those of modules that are imported already.
+  """
+  features = tfds.features.FeatureConnector
+  original = features.__dict__['cls_from_name']
+
+  def cls_from_name(name: str):
+    known = features._registered_features
+    if name not in known and not name.startswith('tensorflow_datasets.'):
+      raise ValueError(
+        f'features.json names {name}, which is not a feature of TFDS; if you '
+        'trust it, import its module first'
+      )
+    return original.__get__(None, features)(name)
+
+  features.cls_from_name = staticmethod(cls_from_name)
+  try:
+    yield
+  finally:
+    features.cls_from_name = original
+
+
 def _find_builder(name: str, data_dir: str | None):
   folder = data_dir or tfds.core.constants.DATA_DIR
   try:
-    return tfds.builder(name, data_dir=data_dir)
+    with only_known_features():
+      return tfds.builder(name, data_dir=data_dir)
   except tfds.core.DatasetNotFoundError as error:
     base = name.split(':')[0]
     source = origin(f'{base}/').rstrip('/')

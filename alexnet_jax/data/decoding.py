@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 _MAX_ASPECT = 100
-# A crop's edge that falls between two pixels of the file is moved outwards, by
-# less than this many resized pixels, to where it is nearest to one.
+# If a crop's edge falls between two pixels of the file, more is decoded: the
+# edge moves outwards to a pixel, by fewer than this many resized pixels.
 _MARGIN = 4
 # Images that shrink less than this are interpolated between 2 x 2 pixels.
 _BILINEAR_BELOW = 1.6
@@ -257,7 +257,7 @@ def _shrunk_crop(target, scale, first, size, read):
 
 
 def _grown_crop(shape, target, first, size, read):
-  """Crops an image of which a side grows, exactly: the whole is resized."""
+  """Crops an image that is upscaled, exactly: resizes all of it."""
   whole = read(tf.zeros_like(shape), shape)[None]
   image = tf.cond(
     tf.reduce_all(target >= shape),

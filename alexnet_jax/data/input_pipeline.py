@@ -55,15 +55,15 @@ def train_batches(
     split: its training split.
     preprocessing: see `preprocess.train_view`.
     batch_size: global, over all processes.
-    seed: of the run.
+    seed: the seed of the run.
     epoch: from 0.
     start: the number of batches to skip.
     shuffle_buffer: number of undecoded records from which the next is drawn.
     finish: 'host', or 'device': the batches hold whole grey levels, from which
       `learning.finish.finisher` computes the same numbers on the device.
     blocks: how images are rearranged for the first convolution; None: not.
-    dtype: of images that the host finishes. It is the network's, which would
-      round them in any case.
+    dtype: the dtype of images that the host finishes: the network's, which
+      would round them in any case.
     process_index: which consecutive part of each global batch to yield.
     process_count: the number of parts.
 
@@ -289,7 +289,7 @@ def iterate(
   """Yields batches as NumPy arrays; an error names the example at fault.
 
   Args:
-    batches: of decoded images.
+    batches: the batches of decoded images.
     examples: returns the examples that the batches are made of, `(position,
       example)`, in the same order and with keys.
     size: number of images in a batch.
@@ -327,7 +327,7 @@ def to_devices(
 
   Args:
     batches: arrays `[n, ...]`, with n divisible by the number of devices.
-    devices: of this process.
+    devices: the devices of this process.
 
   Yields:
     The same arrays as `[devices, n / devices, ...]`, with one part on each

@@ -23,7 +23,7 @@ def prepare_data(
 
   Args:
     data: `config.data`.
-    dataset: of `open_dataset`.
+    dataset: the dataset of `open_dataset`.
     splits: the splits that will be read.
     workdir: may list the examples to skip; nothing is written.
 
@@ -56,9 +56,9 @@ def check_dataset(
   """Checks that a trained network can be scored on a dataset.
 
   A dataset and its 256 x 256 form hold the same images: a network trained on
-  one can be scored on the other. Of converted weights, the training dataset is
-  unknown. Their class names, if known, must be those of the dataset; otherwise
-  the network must have at least as many classes.
+  one can be scored on the other. Converted weights do not name their dataset:
+  their class names, if known, must be the dataset's, and otherwise the network
+  must have at least as many classes.
 
   Args:
     num_classes: the network's.
@@ -108,7 +108,7 @@ def preprocessing_of(
 
   Args:
     data: `config.data`.
-    stats: of the training split; None unless `needs_color_stats`.
+    stats: the training split's statistics; None unless `needs_color_stats`.
     **facts: the other fields of `Preprocessing`, which name the dataset.
   """
   mean, std = data.mean, data.std

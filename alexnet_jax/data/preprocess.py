@@ -36,7 +36,7 @@ def draw(p: Preprocessing, n: int, seed: int) -> Draws:
   Args:
     p: the preprocessing of the training split.
     n: number of images in the split.
-    seed: of the epoch; the draws depend on nothing else.
+    seed: the seed of the epoch; the draws depend on nothing else.
 
   Returns:
     Tensors with a row for each position in the epoch's order:

@@ -181,7 +181,7 @@ def five_places(side: int, size: int) -> tuple[tuple[int, int], ...]:
   """Returns top and left of the four corner crops and the central one.
 
   Args:
-    side: of the square, in pixels.
+    side: the side of the square, in pixels.
     size: side of the crops, in pixels.
 
   Example:

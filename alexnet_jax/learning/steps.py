@@ -155,8 +155,8 @@ def _wait_for_all(grads):
 
   Then XLA on CPU can update the parameters in place. Otherwise it copies them
   first, because gradients that are not yet computed may read them. With several
-  devices the all-reduce has the same effect. `optimization_barrier` has not:
-  XLA on CPU removes it too early.
+  devices the all-reduce has the same effect. `optimization_barrier` does not,
+  because XLA on CPU removes it too early.
   """
   with set_xla_metadata(inlineable='false'):
     return jax.jit(lambda grads: grads)(grads)
@@ -312,6 +312,7 @@ def replicated_sharding() -> NamedSharding:
 def replicate(tree: Any) -> Any:
   """Copies a tree of arrays to each of this process's devices.
 
-  A step that donates its state needs this: it would delete other arrays.
+  A step that donates its state needs such a copy; it deletes the arrays that it
+  is given.
   """
   return jax.device_put(tree, replicated_sharding())

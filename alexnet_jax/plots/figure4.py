@@ -24,7 +24,7 @@ def plot_labels(
   Args:
     images: uint8 `[H, W, 3]`, of any sizes.
     classes: for each image, of `pretrained.inference.likeliest`.
-    path: of the PNG file.
+    path: the path of the PNG file.
     truths: the names of the true classes, if known. They are written below the
       images, and their bars have another colour.
   """
@@ -58,7 +58,7 @@ def plot_neighbors(
     queries: uint8 `[H, W, 3]`.
     neighbors: for each query, the nearest first.
     captions: for each row, the query's and then its neighbors'.
-    path: of the PNG file.
+    path: the path of the PNG file.
   """
   columns = 1 + max(map(len, neighbors))
   figure = Figure(figsize=(1.55 * columns, 1.85 * len(queries)), dpi=110)

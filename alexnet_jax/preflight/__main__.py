@@ -3,9 +3,9 @@
   python -m alexnet_jax.preflight --config=configs/imagenet.py \\
     --topology=v5e:4x4 --workdir=DIR
 
-Compiles the run's own training and evaluation steps for devices that you need
-not have: slices of TPU v4, v5e, v5p and v6e (by libtpu), H100 and A100 GPUs (by
-JAX's CUDA plugin), or, as 'local', the devices of this machine. Prints the
+Compiles the run's own training and evaluation steps for devices that you do not
+need to have: slices of TPU v4, v5e, v5p and v6e (by libtpu), H100 and A100 GPUs
+(by JAX's CUDA plugin), or, as 'local', the devices of this machine. Prints the
 memory they need, the compiler's estimate of the time, the data that devices
 exchange, and whether this host's input keeps up.
 
@@ -38,7 +38,7 @@ _TOPOLOGY = flags.DEFINE_string(
 _HOSTS = flags.DEFINE_integer(
   'hosts',
   None,
-  'Hosts that the run will have, checked against the topology; default: any.',
+  'Fail unless the topology has this number of hosts; default: any.',
 )
 _JSON = flags.DEFINE_bool(
   'json', False, 'Print one JSON object instead of tables; default: no.'
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     from alexnet_jax.preflight import report, run_checks, topologies
 
   topology = topologies.find(_TOPOLOGY.value, _HOSTS.value)
-  path, _, argument = (flag_value(sys.argv, '--config') or '').partition(':')
+  path, _, argument = (flag_value(sys.argv, 'config') or '').partition(':')
   name = pathlib.Path(path).stem + (f'_{argument}' if argument else '')
   result = run_checks.run_checks(
     config,

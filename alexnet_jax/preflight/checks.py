@@ -60,7 +60,7 @@ class Checks:
       yield found
     except UserError as error:
       self.add(name, False, str(error))
-    except Exception as error:  # Of any library that reads files or buckets.
+    except Exception as error:  # Any library's.
       self.add(name, False, f'{type(error).__name__}: {error}')
     else:
       self.add(name, True, '; '.join(found))
@@ -139,7 +139,7 @@ def check_workdir(
   steps_per_epoch: int | None,
   checkpoint_bytes: int,
 ) -> None:
-  """Checks that the run may use its workdir, which is writable and has room.
+  """Checks that the run may use its workdir, which is writable and not full.
 
   Changes no existing file. Writes a file and deletes it again.
   """
@@ -153,7 +153,7 @@ def check_workdir(
     found.append(
       f'{workdir}: holds a run, which would resume' if saved else f'{workdir}'
     )
-  with checks.row('room') as found:
+  with checks.row('disk space') as found:
     # The latest ones, the best one, and the one being written.
     number = config.checkpoint.keep + 2
     needed = number * checkpoint_bytes
@@ -184,7 +184,7 @@ def _check_writable(workdir: epath.Path) -> None:
   try:
     path.write_text('')
     path.unlink()
-  except Exception as error:  # Of any library that writes to a bucket.
+  except Exception as error:  # Any library's.
     raise UserError(
       f'{folder} cannot be written: {error}. Give another --workdir, or '
       'permission to write there'
@@ -204,9 +204,9 @@ def input_rate(
   epoch, which includes the pipeline's start.
 
   Args:
-    config: of the run.
-    dataset: of the run.
-    steps: of the run.
+    config: the config of the run.
+    dataset: the dataset of the run.
+    steps: the steps of the run.
     num_hosts: hosts that share a batch.
     seconds: how long to measure.
   """

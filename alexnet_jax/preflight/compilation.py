@@ -37,7 +37,7 @@ class Step:
     memory: what the program needs; None if it did not fit.
     needed_bytes: on one device while a run is in this step: the program's
       memory, and what else is on the device.
-    flops: of one device, by XLA's count before compilation.
+    flops: the FLOP of one device, by XLA's count before compilation.
     cycles: the compiler's estimate for each part of the step; empty if it gives
       none.
     without_estimate: operations that have no estimate.
@@ -81,7 +81,7 @@ class Steps:
     """Prepares the steps.
 
     Args:
-      config: of the run.
+      config: the config of the run.
       topology: to compile for.
       model: instead of the config's network; its parameters must be alike.
       blocks: False passes pixels on TPU too, instead of blocks of pixels.

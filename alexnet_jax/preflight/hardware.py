@@ -16,7 +16,7 @@ class Tpu:
       bidirectional bandwidth.
     slices: slices that can be rented. v4 and v5p also have each a x b x c of
       multiples of four.
-    max_chips: of a slice.
+    max_chips: the largest number of chips of a slice.
     options: for `get_topology_desc`.
   """
 

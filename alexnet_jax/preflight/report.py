@@ -64,7 +64,7 @@ def verdict(
     rate: images/s of this host's input.
     result: the facts about the training step.
     topology: the devices, and the number of hosts that feed them.
-    dataset: of the run.
+    dataset: the dataset of the run.
   """
   given: dict[str, Any] = {
     'images_per_second_of_this_host': rate,

@@ -25,9 +25,9 @@ def run_checks(
   """Returns what `--json` prints.
 
   Args:
-    config: of the run, or why it does not load.
+    config: the config of the run, or why it does not load.
     topology: the devices of the run.
-    workdir: of the run, local or gs://.
+    workdir: the workdir of the run, local or gs://.
     compile_only: whether to skip the checks of data, workdir and input.
   """
   checks = Checks()
@@ -97,9 +97,9 @@ def _compiled(name, compile_at, batch_size, field, topology, checks) -> Step:
   """Compiles a step, and adds the check that it fits into memory.
 
   Args:
-    name: of the step.
+    name: the name of the step.
     compile_at: compiles it for a batch size.
-    batch_size: of the config.
+    batch_size: the batch size of the config.
     field: where the config has it.
     topology: the devices.
     checks: gets a row.

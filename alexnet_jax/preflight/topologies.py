@@ -30,7 +30,7 @@ class Topology:
     name: as the user typed it.
     devices: all of them, on all hosts.
     num_hosts: machines, each with an equal share of the devices.
-    memory_bytes: of one device, as far as a program may use it; None if
+    memory_bytes: the memory of one device that a program may use; None if
       unknown.
     clock_hz: cycles a second, for devices whose compiler estimates cycles.
     bandwidth: bytes a second between a GPU and its memory, as published.

@@ -39,7 +39,7 @@ def make(
     images: validation images to show with their most probable classes.
     queries: validation images to show with their nearest training images.
     neighbors: training images to show for each query.
-    seed: of the random choice of validation images.
+    seed: the seed of the random choice of validation images.
 
   Returns:
     The content of figures.json.

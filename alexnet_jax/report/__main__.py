@@ -2,12 +2,12 @@
 
 Writes into --out:
 
-  index.html   the page; it needs no network
+  index.html   the page; it works offline
   results.md   its tables in Markdown
   *.png        its charts and figures
 
-A RUN is a workdir, or one without its checkpoints (config.json, results.json,
-metrics.jsonl), or a folder of such runs. Runs that differ only in their seed
+A RUN is a workdir, or a folder of workdirs. Of a workdir, config.json,
+results.json and metrics.jsonl are enough. Runs that differ only in their seed
 are averaged. Incomplete or mismatched runs are listed with the reason and
 excluded from averages.
 
@@ -52,10 +52,11 @@ def main(argv: list[str]) -> None:
   if any((out / name).exists() for name in runs.FILES):
     raise UserError(f'{out} (--out) is a run: name another folder')
   found = experiments.group(runs.read_all(runs.find(flags.runs)))
-  if flags.readme:
-    output.replace_marked(flags.readme, '--readme', tables.summary(found))
-  if flags.results:
-    output.replace_marked(flags.results, '--results', tables.markdown(found))
+  texts = {
+    '--readme': (flags.readme, tables.summary(found)),
+    '--results': (flags.results, tables.markdown(found)),
+  }
+  output.replace_marked({k: v for k, v in texts.items() if v[0]})
   output.write(found, out)
   for one in (one for experiment in found for one in experiment.runs):
     if one.problems:

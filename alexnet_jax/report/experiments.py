@@ -35,7 +35,7 @@ class Experiment:
   """Runs that differ only in their seed.
 
   Attributes:
-    name: of the folder that holds the seeds.
+    name: the name of the folder that holds the seeds.
     runs: sorted by seed.
   """
 
@@ -139,7 +139,7 @@ def compared(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float | None]:
-  """Returns the mean and the standard deviation (n - 1; None of one value).
+  """Returns the mean and the standard deviation (n - 1; None for one value).
 
   Example:
     >>> mean_and_spread([1.0, 2.0, 3.0])

@@ -53,8 +53,8 @@ class Figure1:
   """Learning rates of Figure 1's two networks, the fastest first.
 
   Attributes:
-    relu: of the network with ReLUs.
-    tanh: of the network with tanh units.
+    relu: the learning rates of the network with ReLUs.
+    tanh: the learning rates of the network with tanh units.
   """
 
   relu: list[Trial]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+from alexnet_jax.cli.terminal import print_error
 from alexnet_jax.report import logs
 
 _POLL_SECONDS = 2.0
@@ -20,7 +21,7 @@ def train_until(
 
   Args:
     command: trains in the workdir.
-    workdir: of the run.
+    workdir: the workdir of the run.
     target: training error, a fraction.
     limit: in epochs.
 
@@ -36,7 +37,7 @@ def train_until(
     if reached or (train and train[-1]['epoch'] > limit):
       break
     if process and ended:
-      _check(process)
+      _check(process, workdir)
       break
     process = process or _start(command, workdir)
     _sleep(process)
@@ -44,7 +45,7 @@ def train_until(
     process.send_signal(signal.SIGTERM)
     process.wait()
     if process.returncode != 128 + signal.SIGTERM:
-      _check(process)
+      _check(process, workdir)
   return reached
 
 
@@ -54,7 +55,7 @@ def train_to_end(command: list[str], workdir: pathlib.Path) -> None:
     process = _start(command, workdir)
     while process.poll() is None:
       _sleep(process)
-    _check(process)
+    _check(process, workdir)
 
 
 def _sleep(process: subprocess.Popen) -> None:
@@ -69,15 +70,15 @@ def _sleep(process: subprocess.Popen) -> None:
 
 def _start(command: list[str], workdir: pathlib.Path) -> subprocess.Popen:
   workdir.parent.mkdir(parents=True, exist_ok=True)
-  log = workdir.parent / f'{workdir.name}.log'
-  with log.open('a') as file:
+  with _log(workdir).open('a') as file:
     return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 
 
-def _check(process: subprocess.Popen) -> None:
+def _log(workdir: pathlib.Path) -> pathlib.Path:
+  return workdir.parent / f'{workdir.name}.log'
+
+
+def _check(process: subprocess.Popen, workdir: pathlib.Path) -> None:
   if process.returncode:
-    print(
-      f'alexnet_jax: a run failed: {process.args!r}. Its log is WORKDIR.log',
-      file=sys.stderr,
-    )
+    print_error(f'the run in {workdir} failed: see {_log(workdir)}')
     sys.exit(process.returncode)

@@ -11,9 +11,6 @@ from alexnet_jax.report.experiments import Experiment
 
 # Letters of a run's name that go into a file's name.
 _LONGEST = 80
-_MARKED = re.compile(
-  '(<!-- results -->\n).*?(<!-- end of results -->)', re.DOTALL
-)
 
 
 def write(experiments: Sequence[Experiment], out: pathlib.Path) -> None:
@@ -64,25 +61,28 @@ def _write_text(path: pathlib.Path, text: str) -> None:
   write_file(str(path), lambda file: file.write(text.encode()))
 
 
-def replace_marked(path: str, flag: str, text: str) -> None:
-  """Replaces what is between the two marks of a file.
+def replace_marked(texts: dict[str, tuple[str, str]]) -> None:
+  """Replaces what is between the two marks of some files, or of none.
 
   Args:
-    path: of the file.
-    flag: that named it, for errors.
-    text: whole lines.
+    texts: by flag, the path of a file and the lines for it.
 
   Raises:
-    UserError: the file cannot be read, or has no marks.
+    UserError: a file cannot be read, or has no marks; none was written.
   """
-  try:
-    before = pathlib.Path(path).read_text()
-  except (OSError, ValueError) as error:
-    raise UserError(f'cannot read {path} ({flag}): {error}') from error
-  if not _MARKED.search(before):
-    raise UserError(
-      f'{path} ({flag}) has no marks for the tables: put <!-- results --> and '
-      '<!-- end of results --> on lines of their own'
-    )
-  after = _MARKED.sub(lambda match: match[1] + text + match[2], before)
-  _write_text(pathlib.Path(path), after)
+  written = {}
+  for flag, (path, text) in texts.items():
+    try:
+      before = pathlib.Path(path).read_text()
+    except (OSError, ValueError) as error:
+      raise UserError(f'cannot read {path} ({flag}): {error}') from error
+    head, mark, rest = before.partition('<!-- results -->\n')
+    _, end, tail = rest.partition('<!-- end of results -->')
+    if not mark or not end:
+      raise UserError(
+        f'{path} ({flag}) has no marks for the tables: put <!-- results --> '
+        'and <!-- end of results --> on lines of their own'
+      )
+    written[path] = head + mark + text + end + tail
+  for path, text in written.items():
+    _write_text(pathlib.Path(path), text)

@@ -49,7 +49,7 @@ class Run:
 
   @property
   def seed(self) -> int | None:
-    """Its seed; None of an ensemble, or if unknown."""
+    """The run's seed; an ensemble has None, and so has an unknown one."""
     return None if 'members' in self.config else self.config.get('seed')
 
   @property

@@ -31,8 +31,7 @@ def summary(experiments: Sequence[Experiment]) -> str:
   The results with the most seeds come first.
   """
   shown = views.context(experiments)
-  answered = [row for row in shown['claims'] if row['runs']]
-  used = {run['id'] for row in answered for run in row['runs']}
+  used = {run['id'] for row in shown['measured'] for run in row['runs']}
   rows = [
     (f'`{e["network"]}`, error', 'n/a', _top1(e['errors']),
      f'{e["data"]}, {e["epochs"]} epochs', e['num_seeds'])
@@ -42,7 +41,7 @@ def summary(experiments: Sequence[Experiment]) -> str:
     (f'{row["claim"].what} ({row["claim"].source})',
      _top1(row['claim'].published), _top1(row['ours']), row['conditions'],
      row['num_seeds'])
-    for row in answered
+    for row in shown['measured']
   ]  # fmt: skip
   rows.sort(key=lambda row: -row[-1])
   return _render(_SUMMARY, rows=rows[:_MOST])

@@ -14,7 +14,7 @@ from alexnet_jax.report.experiments import Experiment, mean_and_spread
 from alexnet_jax.report.runs import Run
 
 _CONFUSED = 5
-_UNANSWERED = Answer('not run', '', '', ())
+_UNANSWERED = Answer('', '', '', ())
 
 
 def context(experiments: Sequence[Experiment]) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def context(experiments: Sequence[Experiment]) -> dict[str, Any]:
     for i, answer in enumerate(claim.answers(experiments) or [_UNANSWERED])
   ]
   return {
-    # Answered ones first.
-    'claims': sorted(rows, key=lambda row: not row['runs']),
+    'measured': [row for row in rows if row['runs']],
+    'not_run': [row for row in rows if not row['runs']],
     'experiments': [_experiment(experiment) for experiment in experiments],
     'problems': [
       {'name': run.name, 'text': '; '.join(run.problems)}

@@ -72,7 +72,7 @@ class Checkpoints:
     """Opens the checkpoints.
 
     Args:
-      workdir: of the run, as `settle` left it.
+      workdir: the workdir of the run, as `settle` left it.
       keep: how many of the latest to keep, besides the best.
 
     Raises:
@@ -142,8 +142,8 @@ class Checkpoints:
     Its leaves are host arrays, so any number of devices can continue with it.
 
     Args:
-      step: of an intact checkpoint.
-      state: of the expected shapes and dtypes.
+      step: the step of an intact checkpoint.
+      state: a state of the expected shapes and dtypes.
     """
     with storage_errors(f'read the checkpoint of step {step}', self._workdir):
       return self._manager.restore(

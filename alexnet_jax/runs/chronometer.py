@@ -16,7 +16,7 @@ class Chronometer:
 
     Args:
       step: steps done already.
-      total_steps: of the training, from its first step.
+      total_steps: the number of steps of the training, from its first step.
       batch_size: global.
     """
     self.compiled = False

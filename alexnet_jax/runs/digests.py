@@ -33,7 +33,7 @@ def seal(
   """Writes the `digests.json` of a checkpoint whose other files are written.
 
   Args:
-    folder: of the checkpoint.
+    folder: the folder of the checkpoint.
     preprocessing: path of the run's preprocessing.json, which may not exist.
     committed: False if Orbax has yet to write the files that commit it.
   """

@@ -18,10 +18,10 @@ def check_before(
   """Refuses a training that learns nothing, before its first step.
 
   Args:
-    config: of the run.
+    config: the config of the run.
     params: a tree with the names of the parameters.
     steps_per_epoch: training steps in an epoch.
-    total_steps: of the training.
+    total_steps: the number of steps of the training.
 
   Raises:
     UserError: an epoch has too few steps, or at some step every learning rate
@@ -56,7 +56,7 @@ def check_finite(
   """Stops a run whose loss, gradients or parameters are NaN or infinite.
 
   Args:
-    config: of the run.
+    config: the config of the run.
     state: the current one.
     saved: the step of the latest checkpoint; None if there is none.
 
@@ -87,7 +87,7 @@ def stalled(
   """Whether the loss is still that of guessing, after `guards.stall_steps`.
 
   Args:
-    config: of the run.
+    config: the config of the run.
     step: steps done.
     loss: mean training loss since the last log line, in nats.
     num_classes: classes of the dataset, outputs of the network. Guessing among

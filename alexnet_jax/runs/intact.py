@@ -68,7 +68,7 @@ def first_intact(
   """Looks for an intact checkpoint.
 
   Args:
-    workdir: of a run.
+    workdir: the workdir of a run.
     candidates: steps in the order in which they are wanted.
 
   Returns:

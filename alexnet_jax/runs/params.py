@@ -58,7 +58,7 @@ def restore_params(
   warning.
 
   Args:
-    workdir: of a run.
+    workdir: the workdir of a run.
     which: 'best', 'latest' or the number of a saved step.
     params: a tree of the expected shapes and dtypes (may be abstract).
 

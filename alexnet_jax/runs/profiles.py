@@ -18,7 +18,7 @@ class Profile:
 
     Args:
       text: of `config.profile`, such as '100:110'.
-      workdir: of the run; traces are written to its folder `profile`.
+      workdir: the run's; traces are written to its folder `profile`.
 
     Raises:
       UserError: the text is invalid.

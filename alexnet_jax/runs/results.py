@@ -27,8 +27,8 @@ def write_results(
 
   Args:
     workdir: the folder to write to.
-    config: of the run.
-    scores: of a split (`scoring.scorer`).
+    config: the config of the run.
+    scores: the scores of a split (`scoring.scorer`).
     training: whether this is a training, not an evaluation.
     **facts: other keys; they replace those from the config.
 

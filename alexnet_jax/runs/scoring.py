@@ -31,7 +31,7 @@ def scorer(
     config: its `eval` and `data.finish` count.
     model: the network.
     dataset: a prepared dataset.
-    preprocessing: of the training.
+    preprocessing: the preprocessing of the training.
     at_each_batch: called before each batch; may raise to end the evaluation.
 
   Returns:
@@ -95,7 +95,7 @@ def device_batches(
   Args:
     dataset: a prepared dataset.
     split: the split to read.
-    preprocessing: of the training.
+    preprocessing: the preprocessing of the training.
     batch_size: global, in views; any number (`num_images`). The last batch is
       padded with blanks, which do not count.
     crops: 1 or 10.
@@ -123,7 +123,7 @@ def num_images(batch_size: int, crops: int, num_devices: int) -> int:
   Args:
     batch_size: global, in views.
     crops: views of each image.
-    num_devices: of all processes.
+    num_devices: the number of devices of all processes.
 
   Returns:
     A multiple of the number of devices, at least one image on each.

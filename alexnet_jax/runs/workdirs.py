@@ -135,7 +135,7 @@ def _heartbeat(
   """Rewrites the lock every `seconds`, after checking that no other run does.
 
   Args:
-    workdir: of the run.
+    workdir: the workdir of the run.
     seconds: between two writes.
     patience: seconds after which an unchanged lock counts as abandoned.
   """

@@ -27,7 +27,7 @@ class Writer:
     """Opens the files.
 
     Args:
-      workdir: of the run.
+      workdir: the workdir of the run.
       first_step: the step of the checkpoint that it resumes from, or 0.
 
     Raises:

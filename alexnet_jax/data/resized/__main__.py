@@ -2,7 +2,7 @@
 
 "We rescaled the image such that the shorter side was of length 256, and then
 cropped out the central 256x256 patch" (section 2). Doing this once, before
-training, lets a host feed about 4 times as many images a second
+training, lets a host deliver about 4 times as many images a second
 (docs/input.md).
 
 The dataset is called NAME_256, or with --resize=warp NAME_256_warp. It has the
@@ -12,16 +12,16 @@ and the RGB principal components of each split are stored with them.
 
 It runs on Apache Beam (make venv EXTRAS=beam): on this machine, or on Dataflow,
 Flink or Spark with --beam_pipeline_options, for which docs/input.md has
-examples. A dataset that exists is not built again; after an interrupted build,
-the same command removes what is left of it and starts anew.
+examples. A dataset that exists is not built again. After an interrupted build,
+the same command removes its leftovers and starts over.
 
-example:
+Example:
   python -m alexnet_jax.data.resized --source=imagenet2012:5.1.0 --data_dir=DIR
   python -m alexnet_jax.main --config=configs/imagenet.py \\
     --config.data.name=imagenet2012_256 --config.data.data_dir=DIR \\
     --config.data.finish=device
 
-exit status: 0 done; 2 an argument is wrong, or an image or a file cannot be
+Exit status: 0 done; 2 an argument is wrong, or an image or a file cannot be
 read; 3 the dataset cannot be written.
 """
 
@@ -60,14 +60,14 @@ def main(argv: list[str]) -> None:
     '--on_error',
     choices=('stop', 'skip'),
     default='stop',
-    help='what to do about an image that cannot be decoded (default: stop)',
+    help='what to do if an image cannot be decoded (default: stop)',
   )
   parser.add_argument(
     '--max_error_rate',
     type=float,
     default=0.001,
     metavar='FRACTION',
-    help='of a split that may be skipped (default: 0.001)',
+    help='largest fraction of a split that may be skipped (default: 0.001)',
   )
   parser.add_argument(
     '--beam_pipeline_options',

@@ -20,7 +20,7 @@ class Task(NamedTuple):
 
   Attributes:
     split: the split that the file belongs to.
-    number: of the file in its split.
+    number: the number of the file in its split.
     source: path of the TFRecord file to read.
     target: path of the TFRecord file to write.
     length: number of records in the source.
