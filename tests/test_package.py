@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+import alexnet_jax
+from alexnet_jax import model, pretrained
+
 FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 
 
@@ -31,3 +34,35 @@ def test_xla_flags_are_kept(given):
     assert flags == given
   else:
     assert flags.count(FLAG) == 1
+
+
+def test_the_import_is_quick_and_brings_no_large_library():
+  done = subprocess.run(
+    [
+      sys.executable,
+      '-X',
+      'importtime',
+      '-c',
+      'import sys, alexnet_jax\n'
+      'large = {"jax", "tensorflow", "orbax", "flax", "numpy"}\n'
+      'assert not large & set(sys.modules)\n'
+      'assert set(dir(alexnet_jax)) == {*alexnet_jax.__all__, "__version__"}',
+    ],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  (line,) = (x for x in done.stderr.splitlines() if x.endswith(' alexnet_jax'))
+  assert int(line.split('|')[1]) < 300_000  # Microseconds.
+
+
+def test_the_names_for_users():
+  assert alexnet_jax.AlexNet is model.AlexNet
+  assert alexnet_jax.ARCHITECTURES is model.ARCHITECTURES
+  assert alexnet_jax.load is pretrained.load
+  assert (
+    alexnet_jax.local_response_normalization
+    is model.local_response_normalization
+  )
+  with pytest.raises(AttributeError, match='nosuch'):
+    alexnet_jax.nosuch  # noqa: B018

@@ -135,7 +135,7 @@ def test_documents_are_written_all_or_none(tmp_path):
   text = 'a\n<!-- results -->\nold\n<!-- end of results -->\n'
   good.write_text(text)
   bad.write_text('no marks')
-  with pytest.raises(UserError, match='results.md .--results. has no marks'):
+  with pytest.raises(UserError, match=r'results\.md .--results. has no marks'):
     report.main([str(DIGITS), f'--out={tmp_path / "out"}',
                  f'--readme={good}', f'--results={bad}'])  # fmt: skip
   assert good.read_text() == text

@@ -2,7 +2,7 @@
 
 For training, `draw` draws all random numbers of an epoch; `train_view` is a
 pure function of them. For evaluation, `eval_views` gives the central crop or
-the ten. Both return whole grey levels, from which `finish` subtracts the mean
+the ten. Both return integer grey levels, from which `finish` subtracts the mean
 image (section 2), adds the lighting and scales. The last step may run on the
 device instead: `learning/finish.py`.
 
@@ -205,7 +205,7 @@ def train_view(
   p: Preprocessing,
   is_square_jpeg: bool = False,
 ) -> View:
-  """Returns a random view of an image file, in whole grey levels.
+  """Returns a random view of an image file, in integer grey levels.
 
   With `train_crop` 'random' (the paper) it is a crop of the resized square,
   with 'random_resized' any part of the image, resized (`random_part`).
