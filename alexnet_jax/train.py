@@ -150,8 +150,8 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       due = step > 0 and start == 0 and epoch % config.eval.every_epochs == 0
       if due or step == total_steps:
         with chronometer.paused():
-          # Only due scores are kept: a run that is made longer later must not
-          # differ from one that was that long from the start.
+          # Only due scores are kept: a run whose num_epochs is raised later
+          # must equal one that had that length from the start.
           kept = checkpoints.scores(step) if due else None
           scores = kept or score(state.params, config.data.val_split)
           numbers = {k: v for k, v in scores.items() if k != 'most_confused'}
@@ -225,8 +225,8 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
             f'  data wait {speed["data_wait"]:.0%}'
             f'  ETA {duration(chronometer.eta(step))}'
           )
-          # Not at a last step between two log lines, so that a run that is
-          # made longer later logs the same as one that was not.
+          # Not at a last step between two log lines: a run whose num_epochs is
+          # raised later must log the same as one that had it from the start.
           if step % config.log_every_steps == 0:
             state = state.replace(sums=steps.replicate(metrics.zero_sums()))
           stalled = guards.stalled(config, step, values['loss'], num_classes)

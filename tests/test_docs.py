@@ -89,6 +89,8 @@ def adapted(command):
   module, *arguments = shlex.split(command)
   if module == 'alexnet_jax.main' and '--mode=eval' not in command:
     arguments += ['--config.num_train_steps=1']
+    if 'digits' in command:
+      arguments += ['--config.data.val_split=test[:32]']
     if '--workdir' not in command:
       arguments += [f'--workdir=runs/{list(ALL).index(command)}']
     if 'digits' not in command and 'data_dir' not in command:

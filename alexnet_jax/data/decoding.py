@@ -1,8 +1,8 @@
 """Decodes and resizes image files to uint8 RGB pixels, 0 to 255 (section 2).
 
-The paper stored its images as 256 x 256 files of integer grey levels and cropped
-those. Resized pixels are therefore rounded here too, whether they are stored in
-between (`data.resized`) or not.
+The paper stored its images as 256 x 256 files of integer grey levels and
+cropped those. Resized pixels are therefore rounded here too, whether they are
+stored in between (`data.resized`) or not.
 """
 
 from collections.abc import Callable

@@ -59,8 +59,8 @@ def train_batches(
     epoch: from 0.
     start: the number of batches to skip.
     shuffle_buffer: number of undecoded records from which the next is drawn.
-    finish: 'host', or 'device': the batches hold integer grey levels, from which
-      `learning.finish.finisher` computes the same numbers on the device.
+    finish: 'host', or 'device': the batches hold integer grey levels, from
+      which `learning.finish.finisher` computes the same numbers on the device.
     blocks: how images are rearranged for the first convolution; None: not.
     dtype: the dtype of images that the host finishes: the network's, which
       would round them in any case.

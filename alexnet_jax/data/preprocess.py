@@ -149,8 +149,8 @@ def lighting_offset(
     *standard deviations* (the roots of the eigenvalues, on ImageNet 121.8, 37.1
     and 19.7 grey levels).
   * 'eigenvalue' is the text, on pixels scaled to [0, 1], as in many ports (2 to
-    17 times weaker). On pixels of 0..255, the text would shift images by over
-    a thousand grey levels.
+    13 times weaker on ImageNet). On pixels of 0..255, the text would shift
+    images by over a thousand grey levels.
 
   Args:
     normal: draws of the standard normal, `[n, 3]`.
