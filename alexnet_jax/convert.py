@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
     help='network of the weights (default: detected)',
   )
   parser.add_argument(
-    '--mean', metavar='FILE', help="Caffe's mean image (default: a mean colour)"
+    '--mean', metavar='FILE', help="Caffe's mean image (default: a mean color)"
   )
   parser.add_argument(
     '--step', default='best', help='best (default), latest or a step number'
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
     what = f'{name}, {len(params["fc8"]["bias"])} classes'
     if 'caffe' in name and not flags.mean:
       print(
-        f'without --mean, the mean colour {CAFFE_MEAN} is subtracted; the '
+        f'without --mean, the mean color {CAFFE_MEAN} is subtracted; the '
         'published errors need the mean image (imagenet_mean.binaryproto)'
       )
   else:

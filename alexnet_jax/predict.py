@@ -1,7 +1,7 @@
 """Classifies images with a trained or converted network.
 
 Prints the five most probable classes of each image. Images are preprocessed as
-in evaluation: resized, cropped at the centre and normalized. A folder is
+in evaluation: resized, cropped at the center and normalized. A folder is
 searched recursively for JPEG, PNG, GIF and BMP files. Files and workdirs may be
 on gs://.
 

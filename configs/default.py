@@ -153,7 +153,7 @@ def get_config() -> ml_collections.ConfigDict:
   # Global batch size of evaluation, counted in crops. Any number is valid: the
   # last batch is padded.
   config.eval.batch_size = 256
-  # Crops per image: 1 (centre) or 10 (corners and centre, and mirrored).
+  # Crops per image: 1 (center) or 10 (corners and center, and mirrored).
   config.eval.crops = 1
   # Epochs between two evaluations.
   config.eval.every_epochs = 1

@@ -10,7 +10,7 @@ which is divided by 10 every 100,000 of 450,000 steps (5,004 an epoch). Biases
 have twice the learning rate and no weight decay.
 
 Hardware: one Cloud TPU host or one GPU.
-Expected error on centre crops: 42.9% top-1, 19.8% top-5 (BVLC's snapshot of
+Expected error on center crops: 42.9% top-1, 19.8% top-5 (BVLC's snapshot of
 step 360,000). Not yet trained.
 """
 

@@ -4,7 +4,7 @@
     --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
 Hardware: one Cloud TPU host or one GPU.
-Expected error on centre crops: 42.6% top-1, 19.6% top-5 (BVLC's snapshot of
+Expected error on center crops: 42.6% top-1, 19.6% top-5 (BVLC's snapshot of
 step 310,000). Not yet trained.
 """
 

@@ -11,7 +11,7 @@ with a padding of 2, gives 56x56 maps; pooled they are 27x27, as at 224 pixels.
 
 Hardware: one Cloud TPU host or one GPU.
 Expected error: near torchvision's 43.5% top-1 and 20.9% top-5, which are on
-centre crops of 224 pixels and with its own recipe; ten crops lower the error.
+center crops of 224 pixels and with its own recipe; ten crops lower the error.
 Not yet trained.
 """
 

@@ -8,7 +8,7 @@ training. That of biases is 0.02, and 0.002 in the second half of the training;
 if you change num_epochs, change that rule, too.
 
 Hardware: one Cloud TPU host or one GPU.
-Expected error on centre crops: 42.55% top-1, 19.81% top-5; with ten crops:
+Expected error on center crops: 42.55% top-1, 19.81% top-5; with ten crops:
 40.42% top-1, 18.15% top-5. Not yet trained.
 """
 

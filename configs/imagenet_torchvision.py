@@ -10,7 +10,7 @@ learning rate of 0.01, divided by 10 every 30 of 90 epochs, and weight decay
 batch, are skipped.
 
 Hardware: one Cloud TPU host or one GPU.
-Expected error on centre crops: 43.48% top-1, 20.93% top-5. Not yet trained.
+Expected error on center crops: 43.48% top-1, 20.93% top-5. Not yet trained.
 """
 
 import ml_collections

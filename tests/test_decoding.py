@@ -20,7 +20,7 @@ def test_decode_is_rgb_whatever_the_file(photographs, mode, form):
   assert image.shape == (90, 70, 3)
   assert image.dtype == np.uint8
   expected = np.asarray(Image.open(io.BytesIO(encoded)).convert('RGB'))
-  # Decoders round differently; a wrong colour would be tens of levels off.
+  # Decoders round differently; a wrong color would be tens of levels off.
   assert np.abs(image.astype(float) - expected).mean() < 3
 
 
@@ -105,7 +105,7 @@ def test_a_crop_of_a_small_image_is_the_same(photographs, shape):
 def test_a_crop_of_a_square_is_not_resampled(photographs, form):
   encoded = encode(photographs[0][:256, :256], form=form)
   for part, whole in crops(encoded, 'short_side', 256, 227):
-    # libjpeg has fewer pixels for the colour of a crop's outermost ones.
+    # libjpeg has fewer pixels for the color of a crop's outermost ones.
     difference = np.abs(part - whole)
     assert difference[2:-2, 2:-2].max() == 0
     assert difference.mean() < 0.05

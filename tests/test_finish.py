@@ -21,7 +21,7 @@ STD = np.array([58.395, 57.12, 57.375])
 CASES = {
   'mean image': {'mean': MEAN},
   'mean image under the crop': {'mean': MEAN, 'mean_crop': 'same'},
-  'mean colour and std': {'mean': MEAN[0, 0], 'std': STD},
+  'mean color and std': {'mean': MEAN[0, 0], 'std': STD},
   'rescaled': {'mean': MEAN, 'lighting_rescale': True, 'std': STD},
   'unlit': {'mean': MEAN, 'lighting': 'none'},
   'resized parts': {'train_crop': 'random_resized', 'std': STD},

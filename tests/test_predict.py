@@ -116,7 +116,7 @@ def test_classes_without_names():
     (['FOLDER', '--plot=plot.jpg'], r'must end in \.png'),
     (['FOLDER/more/z.png', '--plot=FOLDER/more/z.png'], 'one of the images'),
     (['nosuch://bucket/a.jpg'], 'nosuch://bucket/a.jpg'),
-    (['FOLDER', '--colour=red'], '--colour=red'),
+    (['FOLDER', '--color=red'], '--color=red'),
     ([], 'IMAGE'),
   ],
 )

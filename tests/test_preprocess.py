@@ -128,7 +128,7 @@ def test_mean_image_under_a_crop(photographs):
   flips = set()
   for i in range(5):
     crop, _ = train_view(encoded, i, plain)
-    # The centre of the mean image for any crop (the authors' code), or the part
+    # The center of the mean image for any crop (the authors' code), or the part
     # under the crop, mirrored with it (Caffe).
     at_center, _ = train_view(encoded, i, center)
     np.testing.assert_allclose(at_center, crop - mean[4:36, 4:36], atol=1e-4)

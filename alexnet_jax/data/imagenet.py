@@ -1,4 +1,4 @@
-"""ImageNet's classes and colour statistics, which published weights rely on."""
+"""ImageNet's classes and color statistics, which published weights rely on."""
 
 import functools
 import importlib.resources

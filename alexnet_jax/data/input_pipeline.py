@@ -149,7 +149,7 @@ def eval_batches(
     split: the split to score.
     preprocessing: see `preprocess.eval_views`.
     batch_size: global; a multiple of `process_count`.
-    crops: 1 (centre) or 10.
+    crops: 1 (center) or 10.
     finish: 'host' or 'device'; see `train_batches`.
     blocks: see `train_batches`.
     dtype: see `train_batches`.

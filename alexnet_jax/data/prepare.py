@@ -1,4 +1,4 @@
-"""Prepares a dataset for a run: its files, whether it fits, its colours."""
+"""Prepares a dataset for a run: its files, whether it fits, its colors."""
 
 from typing import Any
 

@@ -139,7 +139,7 @@ def lighting_offset(
   mode: str = 'sqrt_eigenvalue',
   std: float = 0.1,
 ) -> tf.Tensor:
-  """Returns PCA lighting (section 4.1): one colour to add to all pixels.
+  """Returns PCA lighting (section 4.1): one color to add to all pixels.
 
   The paper adds the principal components of the training set's RGB pixels
   "with magnitudes proportional to the corresponding eigenvalues times a random
@@ -179,7 +179,7 @@ def lighting_offset(
 
 
 def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
-  """Returns the four corner crops, the centre and their mirrors (section 4.1).
+  """Returns the four corner crops, the center and their mirrors (section 4.1).
 
   Args:
     image: a square, `[H, H, 3]`.
@@ -187,7 +187,7 @@ def ten_crops(image: tf.Tensor, size: int) -> tf.Tensor:
 
   Returns:
     `[10, size, size, 3]`: top left, top right, bottom left, bottom right,
-    centre, and the five mirrored.
+    center, and the five mirrored.
   """
   side = image.shape[0]
   crops = tf.stack(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from alexnet_jax.cli.files import write_file
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish.
+# Okabe and Ito's colors, which color-blind readers can distinguish.
 ORANGE, BLUE = '#E69F00', '#56B4E9'
 
 
@@ -26,7 +26,7 @@ def plot_labels(
     classes: for each image, of `pretrained.inference.likeliest`.
     path: the path of the PNG file.
     truths: the names of the true classes, if known. They are written below the
-      images, and their bars have another colour.
+      images, and their bars have another color.
   """
   columns = min(4, len(images))
   rows = -(-len(images) // columns)

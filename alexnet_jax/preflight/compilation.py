@@ -262,7 +262,7 @@ def _jpeg(p: Preprocessing) -> tf.Tensor:
 
 
 def like_preprocessing(config: Config) -> Preprocessing:
-  """Returns the preprocessing of a run, with arbitrary colour statistics.
+  """Returns the preprocessing of a run, with arbitrary color statistics.
 
   The real ones take a pass over the training split. Neither shapes nor speed
   depend on them.

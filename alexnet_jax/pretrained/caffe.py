@@ -67,7 +67,7 @@ def preprocessing(mean: str | None) -> dict[str, Any]:
   """Returns the fields of `Preprocessing` that Caffe's networks need.
 
   Args:
-    mean: path of the mean image; the mean colour is subtracted if None.
+    mean: path of the mean image; the mean color is subtracted if None.
   """
   return {
     'resize': 'warp',

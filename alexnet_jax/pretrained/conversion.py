@@ -40,7 +40,7 @@ def to_workdir(
     source: a .caffemodel, or a torchvision state dict.
     dest: the workdir; a new or an empty folder.
     architecture: 'caffe' or 'caffenet', for a .caffemodel that does not say.
-    mean: path of Caffe's mean image; the mean colour is subtracted if None.
+    mean: path of Caffe's mean image; the mean color is subtracted if None.
 
   Returns:
     The network's name and its parameters.

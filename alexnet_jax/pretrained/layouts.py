@@ -91,7 +91,7 @@ def from_params(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """Converts parameters to the layout of PyTorch and Caffe.
 
-  The inverse of `to_params`, except that the colours stay red, green, blue.
+  The inverse of `to_params`, except that the colors stay red, green, blue.
 
   Example:
     >>> from alexnet_jax.model import ARCHITECTURES

@@ -17,11 +17,11 @@ from alexnet_jax.report.experiments import Experiment
 from alexnet_jax.report.figure1 import Figure1
 from alexnet_jax.report.logs import Lines, curve, drops
 
-# Okabe and Ito's palette, which colour-blind readers can distinguish. In dark
-# mode the page uses its lighter colours.
+# Okabe and Ito's palette, which color-blind readers can distinguish. In dark
+# mode the page uses its lighter colors.
 _BLUE, _ORANGE, _PURPLE = '#0072b2', '#d55e00', '#cc79a7'
 _TRAIN, _VALIDATION = _BLUE, _ORANGE
-# A placeholder for the page's text colour.
+# A placeholder for the page's text color.
 _INK = '#123456'
 _IN_PAGE = {
   _INK: 'currentColor',
@@ -33,7 +33,7 @@ Draw = Callable[[Figure], None]
 
 
 def svg(draw: Draw, size: tuple[float, float], title: str) -> str:
-  """Returns a chart as SVG, with text in the page's font and colour.
+  """Returns a chart as SVG, with text in the page's font and color.
 
   Args:
     draw: draws the chart.

@@ -73,7 +73,7 @@ def training_errors(scores: dict[str, Any]) -> dict[str, Any]:
 def print_results(workdir: epath.Path, results: dict[str, Any]) -> None:
   """Prints the scores and the path of results.json."""
   crops = results['crops']
-  views = 'centre crop' if crops == 1 else f'{crops} crops averaged'
+  views = 'center crop' if crops == 1 else f'{crops} crops averaged'
   source = (
     f'step {results["step"]}'
     if 'step' in results

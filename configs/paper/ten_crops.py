@@ -1,10 +1,10 @@
-"""Evaluation on ten crops instead of the centre crop (section 4.1).
+"""Evaluation on ten crops instead of the center crop (section 4.1).
 
   python -m alexnet_jax.main --config=configs/paper/ten_crops.py:DATA
 
 DATA is imagenet, imagenette, cifar10 or digits. The paper, on ImageNet's 2010
 test split: 37.5% top-1 and 17.0% top-5 error on ten crops, 39.0% and 18.3% on
-the centre crop.
+the center crop.
 
 To compare the two, evaluate one checkpoint in both ways: copy the workdir of
 `base.py`, and evaluate the copy with --mode=eval --config.eval.step=latest. (A
