@@ -96,7 +96,9 @@ def main(argv: list[str]) -> None:
       f'{folder} does not name its dataset: give --data, --train_split and '
       '--val_split'
     )
-  name, data_dir = dataset_of({**data, 'name': name}, folder)
+  data_dir = data.get('data_dir')
+  if not flags.name:
+    name, data_dir = dataset_of(data, folder)
   dataset = open_dataset(name, flags.data_dir or data_dir)
   check_dataset(
     network.model.num_classes, folder, network.preprocessing, dataset

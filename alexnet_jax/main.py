@@ -70,7 +70,10 @@ def main(argv: list[str]) -> None:
   """Trains or evaluates as the flags say."""
   del argv  # Parsed already.
   if _CONFIG.value is None:
-    raise UserError('no config: give --config=configs/digits.py or another')
+    raise UserError(
+      'no config: give --config=configs/digits.py or another, or --mode=eval '
+      '--workdir=DIR'
+    )
   name = _run_name()
   names = _workdir_names(_WORKDIR.value or f'runs/{name}')
   if len(names) == 1 and _OUT.value:

@@ -100,6 +100,7 @@ def test_flags_in_every_form_of_absl(arguments):
   ('arguments', 'status', 'words'),
   [
     (['--config=' + 300 * 'x' + '.py'], 2, 'there are configs/cifar10.py'),
+    (['--config=' + 300 * 'x' + '/x.py'], 2, 'there are configs/cifar10.py'),
     (['--mode=eval', '--workdir=bogus://x'], 3, 'cannot reach bogus://x'),
     (['--config=configs/digits.py', 'x'], 2, "unexpected argument 'x'"),
   ],

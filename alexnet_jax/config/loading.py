@@ -148,12 +148,16 @@ def load(path: str) -> Config:
   path, *argument = path.split(':', 1)
   file = pathlib.Path(path)
   if not os.path.isfile(path):
-    # Those beside it, if it is in a folder of configs, or the package's own.
-    beside = sorted(file.parent.glob('*.py')) if '/' in path else []
-    there = [str(found) for found in beside] or [
-      f'configs/{found.name}'
-      for found in sorted((PACKAGED / 'configs').glob('*.py'))
-    ]
+    # Those beside it, if it names a folder, else the package's own.
+    folder = os.path.dirname(path)
+    folder = folder if os.path.isdir(folder) else 'configs'
+    names = {
+      found.name
+      for root in (folder, PACKAGED / folder)
+      if os.path.isdir(root)
+      for found in os.scandir(root)
+    }
+    there = sorted(f'{folder}/{n}' for n in names if n.endswith('.py'))
     raise UserError(
       f'no config file {path!r} (--config): there are {", ".join(there)}'
     )
