@@ -11,8 +11,8 @@ from alexnet_jax.cli.files import write_text
 from alexnet_jax.cli.terminal import one_line
 from alexnet_jax.config.loading import Config, flatten
 
-# A run may resume with these changed: its result does not depend on them.
-_FREE_FIELDS = (
+# A run's result does not depend on these, so it may resume with others.
+FREE_FIELDS = (
   'checkpoint.every_steps',
   'checkpoint.keep',
   'compilation_cache',
@@ -30,11 +30,10 @@ _FREE_FIELDS = (
   'guards.stall_steps',
   'guards.zero_learning_rate',
   'log_every_steps',
-  # `check_workdir` allows these to grow.
-  'num_epochs',
-  'num_train_steps',
   'profile',
 )
+# `check_workdir` allows these to grow.
+_LENGTHS = ('num_epochs', 'num_train_steps')
 
 
 def read_config(workdir: epath.Path) -> dict[str, Any] | None:
@@ -169,7 +168,7 @@ def _differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
   return [
     f'{name} {there.get(name, missing)!r} -> {here.get(name, missing)!r}'
     for name in sorted(here.keys() | there.keys())
-    if name not in _FREE_FIELDS
+    if name not in (*FREE_FIELDS, *_LENGTHS)
     and here.get(name, missing) != there.get(name, missing)
   ]
 

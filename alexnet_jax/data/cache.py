@@ -12,7 +12,8 @@ from etils import epath
 from tqdm import tqdm
 
 from alexnet_jax.cli.errors import StorageError, UserError
-from alexnet_jax.data.dataset import Dataset, only_known_features
+from alexnet_jax.data.builders import only_known_features
+from alexnet_jax.data.dataset import Dataset
 
 
 def cached(dataset: Dataset, splits: Sequence[str], folder: str) -> Dataset:

@@ -9,8 +9,9 @@ from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.terminal import say
 from alexnet_jax.config.loading import Config
 from alexnet_jax.data import color_stats, faults
+from alexnet_jax.data.builders import origin
 from alexnet_jax.data.cache import cached
-from alexnet_jax.data.dataset import Dataset, origin
+from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing
 
 

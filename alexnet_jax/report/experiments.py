@@ -6,28 +6,13 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from alexnet_jax.config.saved import FREE_FIELDS
 from alexnet_jax.report import reading
 from alexnet_jax.report.runs import Run
 
-# Fields (or starts of fields) in which the seeds of one experiment may differ.
-_NOT_COMPARED = (
-  'seed',
-  'checkpoint.',
-  'compilation_cache',
-  'data.cache_dir',
-  'data.data_dir',
-  'data.finish',
-  'data.max_error_rate',
-  'eval.batch_size',
-  # results.json has the crops that count.
-  'eval.crops',
-  'eval.step',
-  'eval.train_split',
-  'guards.',
-  'log_every_steps',
-  'profile',
-  'members',
-)
+# Fields in which the seeds of one experiment may differ. (results.json has the
+# crops that were evaluated.)
+_NOT_COMPARED = (*FREE_FIELDS, 'seed', 'eval.crops', 'members')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +119,7 @@ def compared(config: dict[str, Any]) -> dict[str, Any]:
   return {
     field: value
     for field, value in config.items()
-    if not field.startswith(_NOT_COMPARED)
+    if field not in _NOT_COMPARED
   }
 
 

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from alexnet_jax.cli.errors import StorageError, UserError
-from alexnet_jax.data import color_stats, dataset
+from alexnet_jax.data import builders, color_stats, dataset
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.resized.files import SIZE, Made, Task, resize_file
 
@@ -172,7 +172,7 @@ def resized_builder(
   config = source.builder.builder_config
   version = tfds.core.Version(str(info.version))
   attributes: dict[str, Any] = {
-    'name': dataset.resized_name(source.builder.name, how),
+    'name': builders.resized_name(source.builder.name, how),
     # The source's, so that several versions can exist side by side.
     'VERSION': version,
     'BUILDER_CONFIGS': [],
@@ -208,7 +208,7 @@ def build(builder: Resized, beam_pipeline_options: str = '') -> Dataset:
   if not builder.data_path.exists():
     _prepare(builder, beam_pipeline_options)
   name = builder.info.full_name.rsplit('/', 1)[0]
-  data_dir = str(dataset.data_dir_of(builder))
+  data_dir = str(builders.data_dir_of(builder))
   return dataset.open_dataset(f'{name}:{builder.version}', data_dir)
 
 
