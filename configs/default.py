@@ -64,9 +64,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Height and width of the crops that the network sees, in pixels.
   # The paper says 224, but without padding only 227 gives its 55 x 55 maps.
   data.crop_size = 227
-  # Training crops: random (the paper) or random_resized (torchvision).
-  # random crops the square image; random_resized takes 8 to 100% of the
-  # original image.
+  # Training crops: random (the paper), center or random_resized (torchvision).
+  # random and center crop the square image; random_resized takes 8 to 100% of
+  # the original image.
   data.train_crop = 'random'
   # Mirror training images with probability 0.5.
   data.flip = True

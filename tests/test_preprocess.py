@@ -241,6 +241,14 @@ def test_random_resized_view(photographs):
   )
 
 
+def test_center_crop_is_that_of_evaluation(photographs):
+  encoded, _ = square(photographs)
+  p = dataclasses.replace(PLAIN, crop_size=40, train_crop='center')
+  for i in (1, 2):
+    view, _ = train_view(encoded, i, p)
+    np.testing.assert_array_equal(view, eval_views(encoded, p, 1)[0])
+
+
 def test_lighting_that_rescales_and_ends(photographs):
   encoded, pixels = square(photographs)
   p = dataclasses.replace(

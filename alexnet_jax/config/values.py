@@ -20,7 +20,7 @@ _CHOICES: dict[str, Collection[Any]] = {
   'data.resize': ('short_side', 'warp'),
   'data.mean_crop': ('center', 'same'),
   'data.lighting': ('sqrt_eigenvalue', 'eigenvalue', 'none'),
-  'data.train_crop': ('random', 'random_resized'),
+  'data.train_crop': ('random', 'random_resized', 'center'),
   'data.finish': ('host', 'device'),
   'data.on_error': ('stop', 'skip'),
   'optimizer.schedule': (

@@ -53,6 +53,8 @@ def draw(p: Preprocessing, n: int, seed: int) -> Draws:
   top_left = tf.zeros([n, 2], tf.int32)
   if p.train_crop == 'random':
     top_left = random_crop_offset(p.resize_size, p.crop_size, uniform(2, 0))
+  elif p.train_crop == 'center':
+    top_left += (p.resize_size - p.crop_size) // 2
   else:
     draws['u'] = uniform(2 * _ATTEMPTS + 2, 0)
   flip = tf.cast(uniform(1, 3) < 0.5, tf.int32) * int(p.flip)
@@ -208,7 +210,8 @@ def train_view(
   """Returns a random view of an image file, in integer grey levels.
 
   With `train_crop` 'random' (the paper) it is a crop of the resized square,
-  with 'random_resized' any part of the image, resized (`random_part`).
+  with 'center' always the central one, and with 'random_resized' any part of
+  the image, resized (`random_part`).
 
   Args:
     encoded: the file, a scalar string.

@@ -40,7 +40,8 @@ class Preprocessing:
     lighting_epochs: the epoch, from 0, at which lighting ends; None: never.
     lighting_rescale: whether pixels are divided by `1 + lighting_std` during
       lighting, so that they spread as far as without it (the authors' code).
-    train_crop: 'random' or 'random_resized'; see `preprocess.train_view`.
+    train_crop: 'random', 'random_resized' or 'center'; see
+      `preprocess.train_view`.
     eigenvalues: variances along the principal components of the training
       split's RGB pixels, `[3]` in grey levels squared; None if not computed.
     eigenvectors: the components, in columns, `[3, 3]`.
@@ -88,7 +89,7 @@ class Preprocessing:
       np.shape(self.std) == (3,),
       all(isinstance(name, str) for name in self.class_names),
       self.mean_crop in ('center', 'same'),
-      self.train_crop in ('random', 'random_resized'),
+      self.train_crop in ('random', 'random_resized', 'center'),
       self.lighting in ('sqrt_eigenvalue', 'eigenvalue', 'none'),
       isinstance(self.lighting_std, int | float),
       isinstance(self.lighting_epochs, int | None),
