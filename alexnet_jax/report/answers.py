@@ -124,6 +124,7 @@ def _is_unchanged(config: dict[str, Any]) -> bool:
   return (
     not config.get('model.ablations')
     and config.get('model.dropout_rate') is None
+    and config.get('data.train_crop') != 'center'
     and (
       config.get('model.name') not in PAPERS
       or config.get('data.lighting') == 'sqrt_eigenvalue'
@@ -178,6 +179,8 @@ _USUAL: dict[str, Any] = {
   'model.ablations': [],
   'model.dropout_rate': None,
   'data.lighting': 'sqrt_eigenvalue',
+  'data.train_crop': 'random',
+  'data.flip': True,
   'crops': 1,
 }
 

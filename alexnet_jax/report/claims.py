@@ -185,6 +185,15 @@ CLAIMS: tuple[Claim, ...] = (
     '41.058% / 18.510%.',
   ),
   Claim(
+    'Without random crops and flips',
+    'section 4.1',
+    '-',
+    '-',
+    _ablation('no_crops'),
+    difference({'data.train_crop': 'center', 'data.flip': False}),
+    'The paper gives no number: substantial overfitting.',
+  ),
+  Claim(
     'Without PCA lighting',
     'section 4.1',
     'over +1',

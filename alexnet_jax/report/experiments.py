@@ -58,6 +58,8 @@ class Experiment:
     parts += map(str, self.config.get('model.ablations') or [])
     if self.config.get('model.dropout_rate') is not None:
       parts.append(f'dropout {self.config["model.dropout_rate"]:g}')
+    if self.config.get('data.train_crop') == 'center':
+      parts.append('no crops')
     return ', '.join(parts)
 
   @property

@@ -14,7 +14,11 @@ from alexnet_jax.config.loading import flatten
 # No count or measurement of a run can be larger.
 LARGEST = 1e12
 # Defaults of fields that runs from earlier versions lack.
-_EARLIER = {'model.ablations': [], 'eval.train_split': False}
+_EARLIER = {
+  'model.ablations': [],
+  'data.train_crop': 'random',
+  'eval.train_split': False,
+}
 
 
 def _is_text(value: Any) -> bool:

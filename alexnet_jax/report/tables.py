@@ -50,6 +50,8 @@ def summary(experiments: Sequence[Experiment]) -> str:
 def _top1(numbers: str) -> str:
   """Returns the first of 'TOP-1 / TOP-5', with the unit of a difference."""
   first = numbers.split(' / ')[0]
+  if first == '-':
+    return 'n/a'
   return f'{first} points' if re.search(r'[-+]\d', first) else first
 
 
