@@ -2,7 +2,8 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from etils import epath
 from tqdm import tqdm
 
 from alexnet_jax.cli.errors import Interrupted, TrainingStopped
+from alexnet_jax.cli.files import absolute
 from alexnet_jax.cli.terminal import duration, say, warn
 from alexnet_jax.config.loading import Config
 from alexnet_jax.config.saved import check_workdir, num_train_steps
@@ -58,9 +60,11 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       written.
     TrainingStopped: a guard stopped the training (`config.guards`).
     Interrupted: SIGTERM or SIGINT, after a checkpoint was saved.
-    StorageError: the workdir cannot be written, or has no intact checkpoint.
+    StorageError: the workdir cannot be written, has no intact checkpoint, or
+      was taken over by another run.
   """
   # ---- Check what was asked for. Nothing is written yet. --------------------
+  workdir = absolute(os.fspath(workdir))  # The program may change its folder.
   dataset = training_dataset(config, workdir)
   steps_per_epoch = check_data(config, dataset)
   check_batch(config.batch_size, jax.device_count())
@@ -94,7 +98,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     say(f'  {line}')
 
   with (
-    _sole_run(config, workdir, steps_per_epoch) as saved_step,
+    _sole_run(config, workdir, steps_per_epoch) as (saved_step, check_lock),
     contextlib.ExitStack() as stack,
   ):
     # ---- Start, resume, or fine-tune. ---------------------------------------
@@ -103,7 +107,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       state = init_from(config, state)
     preprocessing = prepare_workdir(config, workdir, dataset)
     checkpoints = stack.enter_context(
-      checkpoint.open_checkpoints(workdir, config.checkpoint.keep)
+      checkpoint.open_checkpoints(workdir, config.checkpoint.keep, check_lock)
     )
     step = saved_step or 0
     if step:
@@ -131,6 +135,12 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     # Signals save and stop from here on; before, they end the process.
     stop = stack.enter_context(signals.StopSignals())
 
+    def save() -> None:
+      guards.check_finite(config, state, checkpoints.latest)
+      check_lock()
+      with chronometer.paused():
+        checkpoints.save(state)
+
     def leave_if_asked() -> None:
       if number := stop.agreed():
         checkpoints.wait()
@@ -155,6 +165,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
           kept = checkpoints.scores(step) if due else None
           scores = kept or score(state.params, config.data.val_split)
           numbers = {k: v for k, v in scores.items() if k != 'most_confused'}
+          check_lock()
           log.scalars('validation', step, epochs_done, numbers)
           log.conv1_kernels(step, np.asarray(state.params['conv1']['kernel']))
           say(f'epoch {epochs_done:7.2f}  validation: {score_text(scores)}')
@@ -215,6 +226,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
             schedule(step - 1) * state.plateau.scale
           )
           speed = chronometer.read(step)
+          check_lock()
           log.scalars('train', step, epochs_done, {**values, **speed})
           say(
             f'epoch {epochs_done:7.2f}  step {step:>6}/{total_steps}'
@@ -235,7 +247,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
               _warn_of_stall(values['loss'], step, state, batch, step_arguments)
           stall_reported = stalled
           if stalled and config.guards.stall == 'stop':
-            checkpoints.save(state)
+            save()
             checkpoints.wait()
             raise TrainingStopped(
               f'the loss is no better than guessing at step {step}, which is '
@@ -247,9 +259,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
         every = config.checkpoint.every_steps
         stopping = stop.agreed()
         if stopping or (every and step % every == 0):
-          guards.check_finite(config, state, checkpoints.latest)
-          with chronometer.paused():
-            checkpoints.save(state)
+          save()
           if stopping:
             checkpoints.wait()
             raise Interrupted(f'saved at step {step}', stopping)
@@ -259,15 +269,14 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
           f'the input ended at step {step}, {end - step} steps before the end '
           f'of the epoch: check that {dataset.full_name} is complete'
         )
-      guards.check_finite(config, state, checkpoints.latest)
-      with chronometer.paused():
-        checkpoints.save(state)
+      save()
 
     # ---- Write the results of the last step. --------------------------------
     checkpoints.wait()
     log.close()
     if config.eval.train_split:
       scores |= training_errors(score(state.params, config.data.train_split))
+    check_lock()
     results = write_results(
       workdir,
       config,
@@ -287,19 +296,26 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def _sole_run(
   config: Config, workdir: epath.Path, steps_per_epoch: int
-) -> Iterator[int | None]:
-  """Reserves the workdir; yields the step to resume from, None at first."""
+) -> Iterator[tuple[int | None, Callable[[], None]]]:
+  """Reserves the workdir for this run.
+
+  Yields:
+    The step to resume from, None at first; and a function to call before
+    anything is written (`workdirs.sole_run`).
+  """
   with contextlib.ExitStack() as stack:
+    check_lock = workdirs.no_check
 
     def reserve() -> int:
-      stack.enter_context(workdirs.sole_run(workdir))
+      nonlocal check_lock
+      check_lock = stack.enter_context(workdirs.sole_run(workdir))
       # Another run may have used the workdir since it was checked.
       check_workdir(config, workdir, steps_per_epoch)
       step = checkpoint.settle(workdir)
       return -1 if step is None else step
 
     step = processes.on_first(reserve)
-    yield None if step < 0 else step
+    yield None if step < 0 else step, check_lock
 
 
 def _warn_of_stall(

@@ -21,8 +21,8 @@
 #SBATCH --output=alexnet-%j.log
 #SBATCH --open-mode=append
 #SBATCH --nodes=1
-# One task per GPU. Each task must see all GPUs of the node, since JAX takes the
-# one with the number SLURM_LOCALID; with --gpus-per-task it would fail.
+# One task per GPU. Whether a task sees all GPUs of the node or, as with
+# --gpus-per-task, its own alone, it takes the right ones.
 #SBATCH --ntasks-per-node=2
 #SBATCH --gpus-per-node=2
 #SBATCH --cpus-per-task=8

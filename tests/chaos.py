@@ -270,7 +270,12 @@ class Chaos:
     *_, before, newest = sorted(
       int(path.name) for path in (reference / 'checkpoints').iterdir()
     )
-    files = files_of(reference, newest)
+    # Orbax's two files beside its folders tell of the save alone.
+    files = [
+      file
+      for file in files_of(reference, newest)
+      if file.parent.name != str(newest) or file.name == 'digests.json'
+    ]
     for file in files if some is None else self.rng.sample(files, some):
       name = file.relative_to(reference)
       workdir = self._copy(reference, 'corrupt')

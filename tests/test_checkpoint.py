@@ -1,7 +1,9 @@
 """Which checkpoints are used, and what happens to corrupt ones."""
 
+import dataclasses
 import pathlib
 import random
+import re
 import shutil
 
 import chaos
@@ -16,6 +18,9 @@ from alexnet_jax.learning import metrics, steps
 from alexnet_jax.runs import checkpoint, digests
 from alexnet_jax.runs.intact import saved_steps
 from alexnet_jax.runs.params import restore_params
+
+# Beside the state: when it was saved. Nothing reads them again.
+OF_THE_SAVE = ('_CHECKPOINT_METADATA', 'commit_success.txt')
 
 PARAMS = {'conv1': {'kernel': np.arange(6000.0, dtype=np.float32)}}
 
@@ -84,7 +89,11 @@ def test_any_damaged_file_is_named_and_the_checkpoint_before_used(
   saved, tmp_path, damage, capsys
 ):
   rng = random.Random(0)
-  files = [path.relative_to(saved) for path in chaos.files_of(saved, 6)]
+  files = [
+    path.relative_to(saved)
+    for path in chaos.files_of(saved, 6)
+    if path.name not in OF_THE_SAVE or path.parent.name != '6'
+  ]
   assert len(files) > 10
   for name in files:
     workdir = shutil.copytree(saved, tmp_path / 'run', dirs_exist_ok=True)
@@ -131,12 +140,77 @@ def test_no_checkpoint_is_intact(workdir):
   assert chaos.contents(workdir) == before
 
 
+@pytest.mark.parametrize('damage', [chaos.flip, chaos.truncate, chaos.remove])
+def test_what_orbax_notes_beside_the_state_is_not_needed(workdir, damage):
+  for name in OF_THE_SAVE:
+    path = pathlib.Path(workdir) / 'checkpoints/6' / name
+    damage(path, random.Random(0))
+    if path.exists():
+      path.write_text('[]')  # Orbax cannot read this one.
+  assert checkpoint.settle(workdir) == 6
+  assert restored_step(workdir, 6) == 6
+  assert restore_params(workdir, 'latest', PARAMS)[:2] == (6, 3)
+
+
+def restored_step(workdir, step):
+  with checkpoint.open_checkpoints(workdir, 2) as checkpoints:
+    return checkpoints.restore(step, state_at(0)).step
+
+
+def test_a_checkpoint_of_an_earlier_release(workdir):
+  """Its digests.json names what Orbax notes beside the state, too."""
+  folder = workdir / 'checkpoints/6'
+  content = digests._read(folder)
+  for name in OF_THE_SAVE:
+    content['files'][name] = digests._digest(folder / name)
+  digests._write(folder, content)
+  assert checkpoint.settle(workdir) == 6
+  assert restored_step(workdir, 6) == 6
+  chaos.flip(pathlib.Path(folder / OF_THE_SAVE[0]), random.Random(0))
+  assert checkpoint.settle(workdir) == 5
+
+
 def test_leftovers_of_interrupted_saves_are_removed(workdir):
+  # The second is of an earlier release.
   for name in ('7.orbax-checkpoint-tmp', '8.orbax-checkpoint-tmp.sealing'):
     shutil.copytree(workdir / 'checkpoints/6', workdir / 'checkpoints' / name)
   assert checkpoint.settle(workdir) == 6
+  assert restore_params(workdir, 'latest', PARAMS)[:2] == (6, 3)
   left = {path.name for path in (workdir / 'checkpoints').iterdir()}
-  assert left == {'3', '5', '6'}
+  assert len(left) == 5  # Neither looking nor evaluating removes them.
+  with checkpoint.open_checkpoints(workdir, 2):
+    left = {path.name for path in (workdir / 'checkpoints').iterdir()}
+    assert left == {'3', '5', '6'}
+
+
+def test_no_checkpoint_is_committed_without_its_digests(workdir, monkeypatch):
+  def full(*_):
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(digests, 'seal', full)
+  with pytest.raises(StorageError, match='no space left'):
+    save(workdir, {7: None})
+  assert checkpoint.settle(workdir) == 6
+  monkeypatch.undo()
+  save(workdir, {7: None})
+  assert checkpoint.settle(workdir) == 7
+
+
+DOCUMENT = pathlib.Path(__file__).parent.parent / 'docs' / 'networks.md'
+PLAIN_ORBAX = re.findall(
+  r'```python\n([^`]*orbax.checkpoint[^`]*)```', DOCUMENT.read_text()
+)
+
+
+@pytest.mark.parametrize('block', PLAIN_ORBAX, ids=['v0', 'v1'])
+def test_plain_orbax_restores_all(workdir, block):
+  """The lines of the document, for a state of a training run."""
+  documented = 'runs/torchvision/checkpoints/0'
+  assert documented in block
+  names = {}
+  exec(block.replace(documented, f'{workdir}/checkpoints/6'), names)
+  expected = dataclasses.asdict(state_at(6))
+  jax.tree.map(np.testing.assert_array_equal, names['state'], expected)
 
 
 def test_nothing_to_resume_before_the_first_save(tmp_path):

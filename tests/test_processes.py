@@ -184,6 +184,36 @@ def test_an_invalid_coordinator_address_number_or_index(place, words):
     processes.join(*place)
 
 
+@pytest.mark.parametrize(
+  ('variables', 'expected'),
+  [
+    ({'CUDA_VISIBLE_DEVICES': '0,1'}, None),  # JAX takes the second.
+    ({'CUDA_VISIBLE_DEVICES': '0'}, [0]),
+    ({'ROCR_VISIBLE_DEVICES': '3'}, [0]),
+    ({'CUDA_VISIBLE_DEVICES': '0,1', 'SLURM_GPUS_PER_TASK': 'a100:2'}, [0, 1]),
+    # --gpus-per-task=1 --gpu-bind=none
+    ({'CUDA_VISIBLE_DEVICES': '0,1', 'SLURM_GPUS_PER_TASK': '1'}, None),
+    ({'CUDA_VISIBLE_DEVICES': '0', 'JAX_LOCAL_DEVICE_IDS': '0'}, None),
+    ({}, None),
+  ],
+)
+def test_the_gpus_of_the_second_task_of_a_node(
+  monkeypatch, variables, expected
+):
+  for name, value in {'SLURM_LOCALID': '1', **variables}.items():
+    monkeypatch.setenv(name, value)
+  taken = []
+
+  def initialize(*_, local_device_ids, **__):
+    taken.append(local_device_ids)
+    raise ValueError  # Before `join` changes this process.
+
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  with pytest.raises(UserError):
+    processes.join(None, None, None)
+  assert taken == [expected]
+
+
 def test_a_port_that_is_in_use():
   with socket.socket() as taken:
     taken.bind(('', 0))

@@ -7,8 +7,6 @@ import pickle
 import random
 import shutil
 import signal
-import threading
-import time
 
 import chaos
 import pytest
@@ -55,41 +53,6 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
     workdirs.sole_run(epath.Path(tmp_path / 'file/run')),
   ):
     raise AssertionError
-
-
-def test_object_storage_is_locked_by_a_file_that_changes(tmp_path):
-  # As on gs://, but faster.
-  workdir = epath.Path(tmp_path)
-
-  def hold():
-    return workdirs._heartbeat(workdir, seconds=0.05, patience=0.5)
-
-  with (
-    hold(),
-    pytest.raises(UserError, match=f'in use .* {os.getpid()} on'),
-    hold(),
-  ):
-    raise AssertionError
-  assert not (workdir / '.lock').exists()
-  # The file of a killed run does not change.
-  (workdir / '.lock').write_text('process 1 on elsewhere, 123')
-  began = time.monotonic()
-  with hold():
-    assert time.monotonic() - began >= 0.5
-  # If two start together, one continues.
-  continued = []
-
-  def start():
-    with contextlib.suppress(UserError), hold():
-      continued.append(1)
-      time.sleep(1)
-
-  threads = [threading.Thread(target=start) for _ in range(2)]
-  for thread in threads:
-    thread.start()
-  for thread in threads:
-    thread.join()
-  assert continued == [1]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,23 @@ from tensorflow_datasets.core import file_adapters
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import builders, digits
 
-# TensorFlow runs on the host only and must not reserve GPU memory.
-tf.config.set_visible_devices([], 'GPU')
+
+def _hide_gpus() -> None:
+  """Keeps TensorFlow, which runs on the host only, from taking GPU memory."""
+  try:
+    tf.config.set_visible_devices([], 'GPU')
+  except RuntimeError:  # This program has used TensorFlow before.
+    # Not `terminal.warn`, which would start JAX.
+    warnings.warn(
+      'TensorFlow has taken GPU memory, which JAX may lack. Call '
+      "tf.config.set_visible_devices([], 'GPU') before anything else of "
+      'TensorFlow, or set TF_FORCE_GPU_ALLOW_GROWTH=true',
+      RuntimeWarning,
+      stacklevel=2,
+    )
+
+
+_hide_gpus()
 # Hides deprecation warnings from inside TFDS and TensorFlow.
 tf.get_logger().setLevel('ERROR')
 

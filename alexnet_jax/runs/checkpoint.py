@@ -4,19 +4,27 @@ Orbax stores them. A checkpoint counts only if it is intact (`digests.py`).
 """
 
 import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
-from orbax.checkpoint.path import atomicity
 
+from alexnet_jax.cli.errors import StorageError
 from alexnet_jax.cli.terminal import warn
 from alexnet_jax.learning.steps import TrainState
 from alexnet_jax.runs import digests, intact
 from alexnet_jax.runs.intact import FOLDER, PREPROCESSING
-from alexnet_jax.runs.storage import host_arrays, sealing, storage_errors
+from alexnet_jax.runs.storage import (
+  host_arrays,
+  sealing,
+  storage_errors,
+  uncommitted,
+  wait_until_gone,
+)
+from alexnet_jax.runs.workdirs import no_check
 
 CORRUPT_FOLDER = 'broken_checkpoints'
 
@@ -24,10 +32,9 @@ Scores = dict[str, Any]
 
 
 def settle(workdir: epath.Path) -> int | None:
-  """Returns the step to resume from, and cleans up the checkpoints.
+  """Returns the step to resume from, and puts corrupt checkpoints aside.
 
-  Corrupt checkpoints are moved to `broken_checkpoints/`, never deleted.
-  Leftovers of interrupted saves are removed.
+  They are moved to `broken_checkpoints/`, never deleted.
 
   Args:
     workdir: held by this run alone (`workdirs.sole_run`).
@@ -46,14 +53,14 @@ def settle(workdir: epath.Path) -> int | None:
         if faults := digests.faults(workdir / FOLDER / str(number)):
           corrupt[number] = faults
   with storage_errors('clean up', workdir):
-    for path in (workdir / FOLDER).glob(f'*{atomicity.TMP_DIR_SUFFIX}*'):
-      path.rmtree()
     for number, faults in corrupt.items():
       target = workdir / CORRUPT_FOLDER / str(number)
       target.parent.mkdir(exist_ok=True)
       if target.exists():  # The same step was corrupt before.
         target.rmtree()
-      (workdir / FOLDER / str(number)).rename(target)
+      source = workdir / FOLDER / str(number)
+      source.rename(target)
+      wait_until_gone([source])
       warn(
         f'the checkpoint of step {number} is corrupt: {"; ".join(faults[:3])}. '
         f'Moved it to {target}; resuming from step {step}'
@@ -68,12 +75,19 @@ class Checkpoints:
   no training. The scores are added to the checkpoint afterwards.
   """
 
-  def __init__(self, workdir: epath.Path, keep: int):
+  def __init__(
+    self,
+    workdir: epath.Path,
+    keep: int,
+    check_lock: Callable[[], None] = no_check,
+  ):
     """Opens the checkpoints.
 
     Args:
       workdir: the workdir of the run, as `settle` left it.
       keep: how many of the latest to keep, besides the best.
+      check_lock: called before a checkpoint is committed
+        (`workdirs.sole_run`).
 
     Raises:
       StorageError: here and in every method, if the folder cannot be read or
@@ -83,13 +97,17 @@ class Checkpoints:
     self._folder = workdir / FOLDER
     self._errors = intact.validation_errors(workdir)
     with storage_errors('open the checkpoints', workdir):
+      leftovers = uncommitted(self._folder)
       self._manager = _Manager(
         self._folder,
-        options=ocp.CheckpointManagerOptions(
+        options=sealing(
+          self._folder,
+          workdir / PREPROCESSING,
+          check_lock,
           preservation_policy=_Preserved(keep, self._errors),
-          temporary_path_class=sealing(self._folder, workdir / PREPROCESSING),
         ),
       )
+      wait_until_gone(leftovers)
 
   def save(self, state: TrainState) -> None:
     """Saves a state under its step, in the background.
@@ -151,11 +169,26 @@ class Checkpoints:
       )
 
 
+@contextlib.contextmanager
 def open_checkpoints(
-  workdir: epath.Path, keep: int
-) -> contextlib.closing[Checkpoints]:
-  """Opens `Checkpoints` for a `with`, whose end waits for the disk."""
-  return contextlib.closing(Checkpoints(workdir, keep))
+  workdir: epath.Path,
+  keep: int,
+  check_lock: Callable[[], None] = no_check,
+) -> Iterator[Checkpoints]:
+  """Opens `Checkpoints` for a `with`, whose end waits for the disk.
+
+  It does not wait after a StorageError: what cannot be written would take
+  Orbax minutes.
+  """
+  checkpoints = Checkpoints(workdir, keep, check_lock)
+  try:
+    yield checkpoints
+  except StorageError:
+    raise
+  except BaseException:
+    checkpoints.close()
+    raise
+  checkpoints.close()
 
 
 class _Manager(ocp.CheckpointManager):

@@ -3,7 +3,8 @@
 Orbax restores an array with changed bits and reports nothing. So each
 checkpoint holds a `digests.json`:
 
-- the size and SHA-256 of its other files and of the run's preprocessing.json;
+- the size and SHA-256 of the files that hold the state, and of the run's
+  preprocessing.json;
 - the scores of its evaluation, once there are some;
 - a SHA-256 of itself.
 """
@@ -19,29 +20,21 @@ from alexnet_jax.cli.files import write_text
 
 FILE = 'digests.json'
 
-# Files that Orbax writes later where a file commits the checkpoint (gs://).
-_WRITTEN_AT_COMMIT = ('_CHECKPOINT_METADATA', 'commit_success.txt')
-
 
 class _CorruptError(Exception):
   """A `digests.json` is missing, unreadable or has changed."""
 
 
-def seal(
-  folder: epath.Path, preprocessing: epath.Path, committed: bool = True
-) -> None:
-  """Writes the `digests.json` of a checkpoint whose other files are written.
+def seal(folder: epath.Path, preprocessing: epath.Path) -> None:
+  """Writes the `digests.json` of a checkpoint whose state is written.
 
   Args:
-    folder: the folder of the checkpoint.
+    folder: the folder of the checkpoint. Orbax may have yet to commit it: the
+      files outside of its folders, such as `_CHECKPOINT_METADATA`, tell of the
+      save alone, and get no digest.
     preprocessing: path of the run's preprocessing.json, which may not exist.
-    committed: False if Orbax has yet to write the files that commit it.
   """
-  files = {
-    name: _digest(path)
-    for name, path in _files(folder)
-    if committed or name not in _WRITTEN_AT_COMMIT
-  }
+  files = {name: _digest(path) for name, path in _files(folder) if '/' in name}
   other = _digest(preprocessing) if preprocessing.exists() else None
   _write(folder, {'files': files, 'preprocessing': other, 'scores': None})
 

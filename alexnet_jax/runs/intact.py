@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.path import atomicity
 
 from alexnet_jax.cli.errors import StorageError
 from alexnet_jax.runs import digests
@@ -16,6 +16,8 @@ PREPROCESSING = 'preprocessing.json'
 def saved_steps(workdir: epath.Path) -> list[int]:
   """Returns the steps of all checkpoints, intact or not, in ascending order.
 
+  Those that Orbax did not commit, because the run was killed, are left out.
+
   Example:
     >>> saved_steps(epath.Path('/tmp/no_such_run'))
     []
@@ -27,18 +29,12 @@ def saved_steps(workdir: epath.Path) -> list[int]:
     return sorted(
       int(path.name)
       for path in folder.iterdir()
-      if _is_step(path.name) and _is_committed(path)
+      if _is_step(path.name) and ocp.path.step.is_path_finalized(path)
     )
 
 
 def _is_step(name: str) -> bool:
   return name.isascii() and name.isdecimal() and str(int(name)) == name
-
-
-def _is_committed(folder: epath.Path) -> bool:
-  # On gs:// a checkpoint has its final name before it is complete.
-  is_remote = '://' in str(folder)
-  return not is_remote or (folder / atomicity.COMMIT_SUCCESS_FILE).exists()
 
 
 def validation_errors(workdir: epath.Path) -> dict[int, float]:

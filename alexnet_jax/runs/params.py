@@ -39,9 +39,7 @@ def save_params(workdir: epath.Path, params: Any) -> None:
     (0, 0, {'fc8': {'bias': array([1., 1.])}})
   """
   folder = workdir / FOLDER
-  options = ocp.CheckpointManagerOptions(
-    temporary_path_class=sealing(folder, workdir / PREPROCESSING)
-  )
+  options = sealing(folder, workdir / PREPROCESSING)
   with (
     storage_errors('save the parameters', workdir),
     ocp.CheckpointManager(folder, options=options) as manager,
@@ -85,12 +83,10 @@ def restore_params(
   target = {'params': host_arrays(params)}
   with (
     storage_errors(f'read the checkpoint of step {step}', workdir),
-    ocp.CheckpointManager(
-      workdir / FOLDER, options=ocp.CheckpointManagerOptions(read_only=True)
-    ) as manager,
+    ocp.PyTreeCheckpointer() as checkpointer,
   ):
-    restored = manager.restore(
-      step,
+    restored = checkpointer.restore(
+      workdir / FOLDER / str(step) / 'default',
       args=ocp.args.PyTreeRestore(
         item=target,
         restore_args=ocp.checkpoint_utils.construct_restore_args(target),

@@ -49,6 +49,7 @@ def join(
   try:
     jax.distributed.initialize(
       *place,
+      local_device_ids=_own_gpus(),
       heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
       shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
     )
@@ -63,6 +64,25 @@ def join(
   # If JAX ends the process because another is lost, its message should be the
   # last output, not a list of threads and modules.
   faulthandler.disable()
+
+
+def _own_gpus() -> list[int] | None:
+  """Returns which visible GPUs are this process's own; None: JAX chooses.
+
+  On SLURM, JAX takes the GPU with the task's number on its node. That fails if
+  each task sees only its own GPUs, numbered from 0 (--gpus-per-task).
+  """
+  task = os.environ.get('SLURM_LOCALID')
+  visible = ('CUDA_VISIBLE_DEVICES', 'ROCR_VISIBLE_DEVICES')
+  gpus = next(filter(None, map(os.environ.get, visible)), None)
+  if not task or not gpus or os.environ.get('JAX_LOCAL_DEVICE_IDS'):
+    return None
+  number = len(gpus.split(','))
+  # SLURM sets it to NUMBER or TYPE:NUMBER.
+  per_task = os.environ.get('SLURM_GPUS_PER_TASK', '').rpartition(':')[2]
+  if int(task) < number and per_task != str(number):
+    return None
+  return list(range(number))
 
 
 def _check(address: str | None, number: int | None, index: int | None) -> None:

@@ -13,7 +13,8 @@ from jax.experimental import multihost_utils
 class StopSignals:
   """A context in which signals are noted, for the run to stop after its step.
 
-  A second SIGINT ends the process at once.
+  A second SIGINT ends the process at once. Python gives signals to the main
+  thread alone: a run in another thread leaves their handling as it is.
 
   Several processes must stop after the same step, or they wait for each other
   for ever. With several processes JAX's preemption service receives SIGTERM,
@@ -27,6 +28,8 @@ class StopSignals:
     self._exit = contextlib.ExitStack()
 
   def __enter__(self) -> 'StopSignals':
+    if threading.current_thread() is not threading.main_thread():
+      return self
     numbers = [signal.SIGINT]
     if self._alone:
       numbers.append(signal.SIGTERM)

@@ -1,13 +1,14 @@
 """What this project adds to Orbax: one-line errors and sealed checkpoints."""
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint.path import atomicity, atomicity_defaults
 
 from alexnet_jax.cli.errors import ProcessLost, StorageError
 from alexnet_jax.runs import digests, processes
@@ -42,38 +43,53 @@ def storage_errors(action: str, workdir: epath.Path) -> Iterator[None]:
 
 
 def sealing(
-  folder: epath.Path, preprocessing: epath.Path
-) -> type[atomicity.TemporaryPathBase]:
-  """Returns an Orbax class that adds the digests before a checkpoint appears.
+  folder: epath.Path,
+  preprocessing: epath.Path,
+  check_lock: Callable[[], None] = lambda: None,
+  **more: Any,
+) -> ocp.CheckpointManagerOptions:
+  """Returns options with which Orbax commits only checkpoints with digests.
 
-  Orbax writes each checkpoint under a temporary name. The digests are written
-  last, so a checkpoint has its final name only when it is complete.
+  Orbax calls back before it commits a checkpoint, which on a file system is
+  renaming its folder, and on gs:// writing a last file into it. Whatever
+  interrupted saves have left, on either, is removed at the start.
 
   Args:
-    folder: the run's folder of checkpoints.
+    folder: the run's folder of checkpoints; no other run uses it.
     preprocessing: the run's preprocessing.json, whose digest is kept too.
+    check_lock: called first; it may raise.
+    **more: other options.
   """
-  base: Any = atomicity_defaults.get_default_temporary_path_class(folder)
 
-  class Sealing(base):
-    async def finalize(self) -> None:
-      final = self.get_final()
-      if final.parent != folder:  # A part of a checkpoint.
-        return await super().finalize()
-      if base is not atomicity.AtomicRenameTemporaryPath:
-        digests.seal(self.get(), preprocessing, committed=False)
-        return await super().finalize()
-      # Orbax writes its last file and renames the folder in one call. So let it
-      # rename to a second temporary name first.
-      self._final_path = final.with_name(
-        f'{final.name}{atomicity.TMP_DIR_SUFFIX}.sealing'
-      )
-      await super().finalize()
-      digests.seal(self._final_path, preprocessing)
-      self._final_path.rename(final)
-      self._final_path = final
+  def seal() -> None:
+    check_lock()
+    for path in uncommitted(folder):  # The one that is being saved.
+      digests.seal(path, preprocessing)
 
-  return Sealing
+  return ocp.CheckpointManagerOptions(
+    async_options=ocp.AsyncOptions(post_finalization_callback=seal),
+    cleanup_tmp_directories=True,
+    lightweight_initialize=True,  # Reads no file that has no digest.
+    **more,
+  )
+
+
+def uncommitted(folder: epath.Path) -> list[epath.Path]:
+  """Returns the checkpoints that are being saved, or never were to the end."""
+  if not folder.exists():
+    return []
+  return [p for p in folder.iterdir() if ocp.path.step.is_path_temporary(p)]
+
+
+def wait_until_gone(paths: Iterable[epath.Path]) -> None:
+  """Waits until folders that were removed or renamed can be made again.
+
+  TensorFlow believes for 5 s that a removed folder on gs:// still exists, and
+  Orbax fails to save there.
+  """
+  until = time.monotonic() + 10
+  while any(p.exists() for p in paths) and time.monotonic() < until:
+    time.sleep(0.1)
 
 
 def host_arrays(tree: Any) -> Any:

@@ -1,27 +1,31 @@
 """Guards a workdir: one training run at a time, and no links in it.
 
 On a file system the kernel holds the lock and drops it when the process ends,
-even by SIGKILL. Object storage (gs://) has no locks: there a running process
-rewrites a file every few seconds, and a second run that finds the file waits to
-see whether it changes.
+even by SIGKILL. Where there are no locks, as on gs://, see `leases.py`.
 """
 
 import contextlib
-import fcntl
+import errno
 import os
-import platform
 import stat
-import threading
-import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from etils import epath
 
 from alexnet_jax.cli.errors import StorageError, UserError
-from alexnet_jax.cli.terminal import say
+from alexnet_jax.cli.terminal import warn
+from alexnet_jax.runs import leases
+from alexnet_jax.runs.leases import LOCK, in_use
 
-LOCK = '.lock'
+try:
+  import fcntl
+except ImportError:  # Not on Unix.
+  fcntl = None  # type: ignore[assignment]
+
+# What flock fails with on a file system without locks, such as Lustre without
+# `-o flock`.
+_NO_LOCKS = errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK
+_NO_LINK = getattr(os, 'O_NOFOLLOW', 0)  # 0 on Windows.
 
 # What a run reads, writes and deletes, by name and by prefix.
 _NAMES = ('config.json', 'conv1.png', 'left_out.json', 'metrics.jsonl',
@@ -61,10 +65,14 @@ def _check_file(path: str) -> None:
 
 
 @contextlib.contextmanager
-def sole_run(workdir: epath.Path) -> Iterator[None]:
+def sole_run(workdir: epath.Path) -> Iterator[Callable[[], None]]:
   """Reserves a workdir, which is created if missing, for one run.
 
   A run that is refused leaves nothing behind: no workdir and no lock.
+
+  Yields:
+    A function to call before anything is written (`leases.hold`). It does
+    nothing where the kernel holds the lock.
 
   Raises:
     UserError: another run uses the workdir.
@@ -72,41 +80,33 @@ def sole_run(workdir: epath.Path) -> Iterator[None]:
   """
   with contextlib.ExitStack() as stack:
     try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      lock = _heartbeat if '://' in os.fspath(workdir) else _kernel_lock
-      stack.enter_context(lock(workdir))
+      if '://' in os.fspath(workdir):
+        lock = leases.hold(workdir)
+      else:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = _local_lock(workdir)
+      check = stack.enter_context(lock)
     except OSError as error:
       raise StorageError(f'cannot write in {workdir}: {error}') from error
-    yield
-
-
-def _in_use(workdir: epath.Path, by: str) -> UserError:
-  return UserError(
-    f'{workdir} is in use by another run{by}: wait for it, stop it, or give '
-    'another --workdir'
-  )
+    yield check
 
 
 @contextlib.contextmanager
-def _kernel_lock(workdir: epath.Path) -> Iterator[None]:
+def _local_lock(workdir: epath.Path) -> Iterator[Callable[[], None]]:
   path = os.path.join(workdir, LOCK)
   existed = os.path.exists(path)
-  while True:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    inode = os.fstat(file).st_ino
+  file = _locked_file(workdir, path)
+  if file is None:
     try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      os.close(file)
-      raise _in_use(workdir, _holder(inode)) from error
-    # A refused run may have removed the file in the meantime.
-    with contextlib.suppress(FileNotFoundError):
-      if os.stat(path).st_ino == inode:
-        break
-    os.close(file)
+      with leases.hold(workdir) as check:
+        yield check
+    finally:
+      with contextlib.suppress(OSError):
+        os.rmdir(workdir)  # Fails unless it is empty.
+    return
   refused = False
   try:
-    yield
+    yield no_check
   except (UserError, StorageError):
     refused = not existed
     raise
@@ -118,6 +118,37 @@ def _kernel_lock(workdir: epath.Path) -> Iterator[None]:
     os.close(file)
 
 
+def no_check() -> None:
+  """Does nothing: the kernel holds the lock, or another process checks it."""
+
+
+def _locked_file(workdir: epath.Path, path: str) -> int | None:
+  """Returns an open file that this process has locked; None without locks."""
+  while True:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o644)
+    inode = os.fstat(file).st_ino
+    try:
+      if fcntl is None:
+        raise OSError(errno.ENOSYS, 'no flock')
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      os.close(file)
+      if isinstance(error, BlockingIOError):
+        raise in_use(workdir, _holder(inode)) from error
+      if error.errno not in _NO_LOCKS:
+        raise
+      warn(
+        f'{workdir} is on a file system without locks ({error.strerror}): '
+        f'{LOCK} is renewed every few seconds instead, as on gs://'
+      )
+      return None
+    # A refused run may have removed the file in the meantime.
+    with contextlib.suppress(FileNotFoundError):
+      if os.stat(path).st_ino == inode:
+        return file
+    os.close(file)
+
+
 def _holder(inode: int) -> str:
   """Returns ' (process 123)' on Linux, '' elsewhere."""
   with contextlib.suppress(OSError), open('/proc/locks') as locks:
@@ -126,59 +157,3 @@ def _holder(inode: int) -> str:
       if fields[1] == 'FLOCK' and fields[5].endswith(f':{inode}'):
         return f' (process {fields[4]})'
   return ''
-
-
-@contextlib.contextmanager
-def _heartbeat(
-  workdir: epath.Path, seconds: float = 15, patience: float = 60
-) -> Iterator[None]:
-  """Rewrites the lock every `seconds`, after checking that no other run does.
-
-  Args:
-    workdir: the workdir of the run.
-    seconds: between two writes.
-    patience: seconds after which an unchanged lock counts as abandoned.
-  """
-  path = workdir / LOCK
-  mine = f'process {os.getpid()} on {platform.node()}, {uuid.uuid4()}'
-
-  def read() -> str:
-    try:
-      return path.read_text()
-    except FileNotFoundError:
-      return ''
-
-  now = before = read()
-  if before:
-    holder = before.split(',')[0]
-    say(f'waiting {patience:.0f} s to see whether {holder} is still running')
-    until = time.monotonic() + patience
-    while now == before and time.monotonic() < until:
-      time.sleep(seconds / 10)
-      now = read()
-    if now not in (before, ''):
-      raise _in_use(workdir, f' ({now.split(",")[0]})')
-  path.write_text(mine)
-  # If two runs start together, the one that wrote last continues.
-  time.sleep(seconds / 5)
-  if (now := read()) != mine:
-    raise _in_use(workdir, f' ({now.split(",")[0]})')
-
-  ended = threading.Event()
-
-  def beat():
-    number = 0
-    while not ended.wait(seconds):
-      number += 1
-      with contextlib.suppress(OSError):  # The next write may succeed.
-        path.write_text(f'{mine}, {number}')
-
-  thread = threading.Thread(target=beat, name='lock', daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    ended.set()
-    thread.join()
-    with contextlib.suppress(OSError):
-      path.unlink()
