@@ -27,6 +27,10 @@ from alexnet_jax.cli.command import Parser, run
 from alexnet_jax.cli.errors import UserError
 
 
+def _folder(name: str) -> pathlib.Path:
+  return pathlib.Path(name).expanduser()
+
+
 def _rates(text: str) -> list[float]:
   try:
     rates = [float(rate) for rate in text.split(',')]
@@ -48,7 +52,7 @@ def main(argv: list[str]) -> None:
   add('--config', required=True, metavar='FILE', help='config of the runs')
   add('--rates', required=True, metavar='A,B,...', type=_rates,
       help='learning rates to try')  # fmt: skip
-  add('--workdir', required=True, metavar='PREFIX', type=pathlib.Path,
+  add('--workdir', required=True, metavar='PREFIX', type=_folder,
       help='start of the workdirs, which are PREFIX-RATE/SEED')  # fmt: skip
   add('--target', type=float, default=0.25, metavar='ERROR',
       help='training error, a fraction (default: 0.25)')  # fmt: skip

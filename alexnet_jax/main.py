@@ -115,14 +115,21 @@ def main(argv: list[str]) -> None:
 
     cache = absolute(config.compilation_cache)
     jax.config.update('jax_compilation_cache_dir', str(cache))
-  with processes.noticing_losses():
-    if _MODE.value == 'train':
-      train(config, workdirs[0])
-    elif len(workdirs) == 1:
-      evaluate(config, workdirs[0])
-    else:
-      out = absolute(_OUT.value or f'runs/{name}_ensemble')
-      evaluate_ensemble(config, names, out)
+  try:
+    with processes.noticing_losses():
+      if _MODE.value == 'train':
+        train(config, workdirs[0])
+      elif len(workdirs) == 1:
+        evaluate(config, workdirs[0])
+      else:
+        out = absolute(_OUT.value or f'runs/{name}_ensemble')
+        evaluate_ensemble(config, names, out)
+  except Exception as error:
+    from alexnet_jax.preflight import fitting
+
+    if fitting.is_out_of_memory(error):
+      raise fitting.explain(config, _MODE.value, error) from error
+    raise
 
 
 def _config_file() -> str:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from absl import logging
 
+from alexnet_jax.cli import outside
 from alexnet_jax.cli.errors import (
   Interrupted,
   ProcessLost,
@@ -120,13 +121,7 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
     print_error(error)
     sys.exit(error.status)
   except (UserError, TrainingStopped, StorageError, ProcessLost) as error:
-    print_error(error)
-    _leave(error.status)
-    if isinstance(error, StorageError):
-      # Orbax's threads may still fail, each with a traceback.
-      sys.stdout.flush()
-      os._exit(error.status)
-    sys.exit(error.status)
+    _leave_with(error)
   except KeyboardInterrupt:
     print_error('interrupted')
     sys.exit(130)
@@ -134,10 +129,23 @@ def run(main: Callable[..., Any], *arguments: Any) -> None:
     _leave(141)
     sys.stderr.close()
     sys.exit(141)
-  except Exception:
+  except Exception as error:
+    if expected := outside.explain(error):
+      _leave_with(expected)
     traceback.print_exc()
     _leave(1)
     sys.exit(1)
+
+
+def _leave_with(error: Any) -> NoReturn:
+  """Prints an error of `cli/errors.py`, and exits with its status."""
+  print_error(error)
+  _leave(error.status)
+  if isinstance(error, StorageError):
+    # Orbax's threads may still fail, each with a traceback.
+    sys.stdout.flush()
+    os._exit(error.status)
+  sys.exit(error.status)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,16 @@
 
 import contextlib
 import importlib.util
+import io
 import os
 import pathlib
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from etils import epath
 
+from alexnet_jax.cli.command import quiet_imports
 from alexnet_jax.cli.errors import StorageError, UserError
 
 
@@ -32,6 +35,57 @@ def absolute(directory: str) -> epath.Path:
   return epath.Path(os.path.abspath(os.path.expanduser(directory)))
 
 
+def folder_of(name: str, flag: str) -> pathlib.Path:
+  """Returns the folder of a flag, local (relative, as typed) or on gs://.
+
+  Raises:
+    UserError: its bucket does not exist.
+
+  Example:
+    >>> folder_of('runs/digits', 'RUN').parts
+    ('runs', 'digits')
+  """
+  if '://' not in name:
+    return pathlib.Path(name)
+  check_bucket(name, flag)
+  return absolute(name)
+
+
+def check_bucket(folder: Any, name: str) -> None:
+  """Checks that the bucket of a folder exists, which libraries may wait for.
+
+  Args:
+    folder: local or on gs://.
+    name: the flag or field that names the folder.
+
+  Raises:
+    UserError: there is no such bucket.
+
+  Example:
+    >>> check_bucket('/tmp/folder', 'data.data_dir')
+  """
+  scheme, _, path = os.fspath(folder).rpartition('://')
+  if not scheme:
+    return
+  bucket = f'{scheme}://{path.split("/")[0]}'
+  with quiet_imports():  # TensorFlow reads from gs://.
+    exists = epath.Path(bucket).exists()
+  if not exists:
+    raise UserError(f'there is no bucket {bucket} ({name})')
+
+
+@contextlib.contextmanager
+def local_file(path: epath.Path) -> Iterator[str]:
+  """Yields the path of a file, or of a local copy of it if it is on gs://."""
+  if '://' not in os.fspath(path):
+    yield os.fspath(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    copy = pathlib.Path(folder, path.name)
+    copy.write_bytes(path.read_bytes())
+    yield str(copy)
+
+
 def write_text(path: epath.Path, text: str) -> None:
   """Writes a text file, local or on gs://, atomically.
 
@@ -40,14 +94,14 @@ def write_text(path: epath.Path, text: str) -> None:
   """
   temporary = path.parent / f'.{path.name}.tmp'
   try:
-    temporary.write_text(text)
+    temporary.write_bytes(text.encode())
     temporary.replace(path)
   except OSError as error:
     raise StorageError(f'cannot write {path}: {error}') from error
 
 
 def write_file(path: str, write: Callable[[IO[bytes]], Any]) -> None:
-  """Writes a local binary file atomically.
+  """Writes a binary file, local or on gs://, atomically.
 
   Args:
     path: the path of the file.
@@ -56,6 +110,11 @@ def write_file(path: str, write: Callable[[IO[bytes]], Any]) -> None:
   Raises:
     StorageError: it cannot be written; the old file is unchanged.
   """
+  if '://' in path:  # A file on gs:// appears when it is complete.
+    content = io.BytesIO()
+    write(content)
+    epath.Path(path).write_bytes(content.getvalue())
+    return
   temporary = pathlib.Path(path).with_name(f'.{pathlib.Path(path).name}.tmp')
   try:
     with temporary.open('wb') as file:

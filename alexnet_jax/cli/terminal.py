@@ -1,7 +1,10 @@
 """What a command prints: progress, warnings, and errors as one line."""
 
+import contextlib
 import os
 import sys
+import threading
+from collections.abc import Iterator
 from typing import TextIO
 
 from tqdm import tqdm
@@ -41,6 +44,24 @@ def warn(line: str) -> None:
     prefix = _colored('WARNING:', _YELLOW, sys.stderr)
     tqdm.write(f'alexnet_jax: {prefix} {printable(line)}', file=sys.stderr)
     sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def patient(what: str, seconds: float = 10) -> Iterator[None]:
+  """Warns once if what is done inside it takes longer.
+
+  Args:
+    what: what is waited for.
+    seconds: until the warning.
+  """
+  text = f'waiting for {what} for over {seconds:g} s'
+  timer = threading.Timer(seconds, warn, [text])
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
 
 
 def print_error(error: Exception | str) -> None:

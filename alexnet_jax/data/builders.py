@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.files import check_bucket
 
 _IMAGENET_HELP = (
   'ImageNet must be downloaded by hand: put ILSVRC2012_img_train.tar and '
@@ -93,9 +94,11 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
   """Returns the builder of a dataset, prepared or not.
 
   Raises:
-    UserError: there is no such dataset; the message names similar ones.
+    UserError: there is no such dataset; the message names similar ones. Or the
+      folder's bucket does not exist.
   """
   folder = data_dir or tfds.core.constants.DATA_DIR
+  check_bucket(folder, 'data.data_dir')
   try:
     with only_known_features():
       return tfds.builder(name, data_dir=data_dir)

@@ -33,6 +33,8 @@ def cached(dataset: Dataset, splits: Sequence[str], folder: str) -> Dataset:
     StorageError: the folder cannot be written.
   """
   source = epath.Path(dataset.builder.data_path)
+  if '://' in folder:
+    raise UserError(f'data.cache_dir={folder} must be a local folder')
   folder = os.path.abspath(os.path.expanduser(folder))
   target = epath.Path(folder) / dataset.full_name
   shards = dataset.files(splits)

@@ -7,7 +7,9 @@ stream continues.
 """
 
 import collections
+import contextlib
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,12 +18,15 @@ import numpy as np
 import tensorflow as tf
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from alexnet_jax.cli.terminal import patient
 from alexnet_jax.data import faults, preprocess
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing, at_epoch
 from alexnet_jax.model.architectures import Blocks
 
 Batch = dict[str, np.ndarray]
+
+_no_context = contextlib.nullcontext()
 
 # The number of batches that wait on the devices, and again on the host. With
 # AUTOTUNE it would grow until memory is full.
@@ -306,10 +311,13 @@ def iterate(
   options.autotune.enabled = False
   batches = batches.prefetch(PREFETCH).with_options(options)
   iterator = batches.as_numpy_iterator()
+  place = dataset.data_dir if dataset else ''
+  is_remote = '://' in os.fspath(place)
   for number in itertools.count():
     error = None
     try:
-      batch = next(iterator)
+      with patient(f'images from {place}') if is_remote else _no_context:
+        batch = next(iterator)
     except StopIteration:
       return
     except faults.ERRORS as e:

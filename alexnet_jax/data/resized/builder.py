@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import fcntl
 import functools
 import json
 import logging
@@ -16,9 +15,15 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from alexnet_jax.cli.errors import StorageError, UserError
+from alexnet_jax.cli.terminal import warn
 from alexnet_jax.data import builders, color_stats, dataset
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.resized.files import SIZE, Made, Task, resize_file
+
+try:
+  import fcntl
+except ImportError:  # Not on Unix.
+  fcntl = None  # type: ignore[assignment]
 
 _LENGTHS = 'lengths.json'
 
@@ -258,11 +263,14 @@ def _locked(builder: Resized) -> Iterator[None]:
   folder.mkdir(parents=True, exist_ok=True)
   with (folder / '.lock').open('w') as lock:
     try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      if fcntl:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       raise UserError(
         f'another process is building {folder}: wait until it ends'
       ) from error
+    except OSError as error:
+      warn(f'{folder} has no locks ({error}): run one build at a time')
     for path in incomplete:
       print(f'removing what an interrupted build left: {path}', flush=True)
       path.rmtree()
