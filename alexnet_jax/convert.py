@@ -18,20 +18,23 @@ Exit status: 0 done; 2 a file is missing or does not fit, and nothing is
 written; 3 the result cannot be written.
 """
 
-import pathlib
 import sys
 
 from alexnet_jax.cli.command import Parser, quiet_imports, run
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.cli.files import absolute
+from alexnet_jax.cli.files import absolute, check_bucket, local_file
 
 
 def main(argv: list[str]) -> None:
   """Converts as the arguments say."""
   parser = Parser('convert', __doc__)
-  parser.add_argument('source', metavar='SOURCE', help='what to convert')
   parser.add_argument(
-    'dest', metavar='DEST', help='a new workdir, or a state dict to write'
+    'source', metavar='SOURCE', help='what to convert, local or gs://'
+  )
+  parser.add_argument(
+    'dest',
+    metavar='DEST',
+    help='a new workdir, or a state dict to write, local or gs://',
   )
   parser.add_argument(
     '--architecture',
@@ -51,7 +54,8 @@ def main(argv: list[str]) -> None:
   if source.is_dir():
     if flags.mean or flags.architecture:
       raise UserError('--mean and --architecture are for files, not workdirs')
-    if not pathlib.Path(flags.dest).absolute().parent.is_dir():
+    check_bucket(flags.dest, 'DEST')
+    if '://' not in flags.dest and not absolute(flags.dest).parent.is_dir():
       raise UserError(f'no folder for {flags.dest} (DEST)')
 
   # These take seconds to import: --help and mistakes should not wait for them.
@@ -68,9 +72,10 @@ def main(argv: list[str]) -> None:
     network = torchvision.write(str(dest), source, flags.step)
     params, what = network.params, f'step {network.step}'
   elif source.suffix in (*torchvision.SUFFIXES, '.tar', '.caffemodel'):
-    name, params = conversion.to_workdir(
-      str(source), dest, flags.architecture, flags.mean
-    )
+    with local_file(source) as path:
+      name, params = conversion.to_workdir(
+        path, dest, flags.architecture, flags.mean
+      )
     what = f'{name}, {len(params["fc8"]["bias"])} classes'
     if 'caffe' in name and not flags.mean:
       print(

@@ -21,7 +21,7 @@ import sys
 
 from alexnet_jax.cli.command import Parser, quiet_imports, run
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.cli.files import absolute
+from alexnet_jax.cli.files import absolute, check_bucket
 
 # Flag, default, meaning.
 _NUMBERS = (
@@ -36,10 +36,14 @@ def main(argv: list[str]) -> None:
   """Makes the figures as the arguments say."""
   parser = Parser('figures', __doc__)
   parser.add_argument(
-    'workdir', metavar='WORKDIR', help='a run or converted weights'
+    'workdir',
+    metavar='WORKDIR',
+    help='a run or converted weights, local or gs://',
   )
   parser.add_argument(
-    '--out', metavar='DIR', help='local folder to write to (default: WORKDIR)'
+    '--out',
+    metavar='DIR',
+    help='folder to write to, local or gs:// (default: WORKDIR)',
   )
   for flag, name, meaning in (
     ('data', 'name', 'TFDS dataset'),
@@ -84,8 +88,9 @@ def main(argv: list[str]) -> None:
   network = pretrained.load(flags.workdir, flags.step)
   folder = absolute(flags.workdir)
   out = absolute(flags.out) if flags.out else folder
-  if not out.is_dir() or '://' in str(out):
-    raise UserError(f'{out} (--out) is not a local folder')
+  check_bucket(out, '--out')
+  if not (out.is_dir() or '://' in str(out)):
+    raise UserError(f'{out} (--out) is not a folder')
   data = (read_config(folder) or {}).get('data', {})
   name, train_split, val_split = (
     getattr(flags, field) or data.get(field)

@@ -18,11 +18,11 @@ Example:
 Exit status: 0 done; 2 a usage error; 3 the page cannot be written.
 """
 
-import pathlib
 import sys
 
 from alexnet_jax.cli.command import Parser, run
 from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.files import folder_of
 from alexnet_jax.cli.terminal import printable
 
 
@@ -30,16 +30,21 @@ def main(argv: list[str]) -> None:
   """Writes the page that the arguments describe."""
   parser = Parser('report', __doc__)
   add = parser.add_argument
-  add('runs', metavar='RUN', nargs='+', help='workdir, or folder of workdirs')
-  add('--out', default='report', metavar='DIR',
-      help='folder to write into (default: report)')  # fmt: skip
+  add('runs', metavar='RUN', nargs='+',
+      help='workdir, or folder of workdirs, local or gs://')  # fmt: skip
+  add(
+    '--out',
+    default='report',
+    metavar='DIR',
+    help='folder to write into, local or gs:// (default: report)',
+  )
   add('--readme', metavar='FILE.md',
       help='also write a summary into this file, between its <!-- results --> '
       'and <!-- end of results --> marks (default: none)')  # fmt: skip
   add('--results', metavar='FILE.md',
       help='the same for all tables (default: none)')  # fmt: skip
   flags = parser.parse_args(argv)
-  out = pathlib.Path(flags.out)
+  out = folder_of(flags.out, '--out')
   try:
     is_file = out.exists() and not out.is_dir()
   except OSError as error:

@@ -54,8 +54,10 @@ def svg(draw: Draw, size: tuple[float, float], title: str) -> str:
 
 
 def png(draw: Draw, size: tuple[float, float], path: pathlib.Path) -> None:
-  """Writes a chart as PNG, on white."""
-  _save(draw, size, 'black', path, dpi=150)
+  """Writes a chart as PNG, on white, into a file, local or on gs://."""
+  file = io.BytesIO()
+  _save(draw, size, 'black', file, dpi=150)
+  path.write_bytes(file.getvalue())
 
 
 _COLORED = ('text.color', 'axes.edgecolor', 'axes.labelcolor',

@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import json
-import pathlib
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -34,9 +33,9 @@ def of_experiment(experiment: Experiment) -> dict[str, tuple[Run, bytes]]:
   found: dict[str, tuple[Run, bytes]] = {}
   for run in experiment.runs:
     for name, files in _FILES.items():
-      for path in filter(pathlib.Path.is_file, map(run.path.joinpath, files)):
+      for path in (run.path / file for file in files):
         with contextlib.suppress(OSError):
-          content = path.read_bytes()
+          content = path.read_bytes() if path.is_file() else b''
           if content.startswith(_PNG) and content.endswith(_PNG_END):
             found.setdefault(name, (run, content))
   return found

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 
 from alexnet_jax.cli.errors import StorageError, UserError
-from alexnet_jax.cli.files import write_file
+from alexnet_jax.cli.files import write_text
 from alexnet_jax.report import charts, figure1, figure_files, page, tables
 from alexnet_jax.report.experiments import Experiment
 
@@ -43,8 +43,8 @@ def write(experiments: Sequence[Experiment], out: pathlib.Path) -> None:
       charts.png(charts.figure_1(figure), charts.FIGURE_1_SIZE, path)
   except OSError as error:
     raise StorageError(f'cannot write into {out}: {error}') from error
-  _write_text(out / 'results.md', tables.markdown(experiments))
-  _write_text(out / 'index.html', page.html(experiments))
+  write_text(out / 'results.md', tables.markdown(experiments))
+  write_text(out / 'index.html', page.html(experiments))
 
 
 def _unused_stem(used: set[str], name: str) -> str:
@@ -55,10 +55,6 @@ def _unused_stem(used: set[str], name: str) -> str:
     stem, number = f'{name}-{number}', number + 1
   used.add(stem)
   return stem
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-  write_file(str(path), lambda file: file.write(text.encode()))
 
 
 def replace_marked(texts: dict[str, tuple[str, str]]) -> None:
@@ -85,4 +81,4 @@ def replace_marked(texts: dict[str, tuple[str, str]]) -> None:
       )
     written[path] = head + mark + text + end + tail
   for path, text in written.items():
-    _write_text(pathlib.Path(path), text)
+    write_text(pathlib.Path(path), text)

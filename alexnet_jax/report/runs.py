@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alexnet_jax.cli.errors import UserError
+from alexnet_jax.cli.files import folder_of
 from alexnet_jax.report import logs, reading
 
 FILES = ('config.json', 'results.json', 'metrics.jsonl')
@@ -59,7 +60,7 @@ class Run:
       path = folder / 'note.txt'
       with contextlib.suppress(OSError):
         if path.is_file():
-          return path.read_text(errors='replace').strip()
+          return path.read_bytes().decode(errors='replace').strip()
     return ''
 
   @property
@@ -96,7 +97,7 @@ def find(names: Sequence[str]) -> list[pathlib.Path]:
   """
   found: dict[pathlib.Path, pathlib.Path] = {}
   for name in names:
-    path = pathlib.Path(name)
+    path = folder_of(name, 'RUN')
     try:
       is_folder = path.is_dir()
     except OSError as error:
