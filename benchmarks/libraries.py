@@ -14,28 +14,58 @@ from turns import Once
 
 from alexnet_jax.model import Architecture
 from alexnet_jax.model import architectures as layers
+from alexnet_jax.model.summary import layer_counts
 
 MOMENTUM, RATE, DECAY = 0.9, 1e-6, 5e-4
 
 
+@functools.lru_cache(maxsize=4)
 def batch_of(
   architecture: Architecture, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns images `[N, H, W, 3]` float32, scaled like pixels, and labels."""
+  """Returns images `[N, H, W, 3]` float32, scaled like pixels, and labels.
+
+  They repeat after 128 images, whose making would take long.
+  """
   rng = np.random.default_rng(0)
   size = architecture.input_size
-  images = rng.normal(size=(batch_size, size, size, 3)) * 50
-  labels = rng.integers(0, 1000, batch_size)
-  return images.astype(np.float32), labels.astype(np.int32)
+  images = rng.normal(size=(min(batch_size, 128), size, size, 3)) * 50
+  labels = rng.integers(0, 1000, batch_size).astype(np.int32)
+  shape = batch_size, *images.shape[1:]
+  return np.resize(images.astype(np.float32), shape), labels
 
 
-def flax_step(model: Any, architecture: Architecture, batch_size: int) -> Once:
-  """Returns a donated, jitted training step of a Flax module."""
+def flops(architecture: Architecture, train: bool) -> float:
+  """Returns the operations per image: two for each multiply-add of a layer.
+
+  The gradient of the image is not computed.
+  """
+  forward = [
+    layer_counts(layer, size, channels)[1]
+    for _, layer, size, channels in architecture.layer_inputs(
+      architecture.input_size
+    )
+  ]
+  total = sum(forward)
+  return 2.0 * (3 * total - forward[0] if train else total)
+
+
+def flax_step(
+  model: Any,
+  architecture: Architecture,
+  batch_size: int,
+  dtype: str = 'float32',
+) -> Once:
+  """Returns a donated, jitted training step of a Flax module.
+
+  The images on the device have `dtype`.
+  """
   import jax
   import jax.numpy as jnp
   import optax
 
   images, labels = map(jnp.asarray, batch_of(architecture, batch_size))
+  images = images.astype(dtype)
   tx = optax.chain(
     optax.add_decayed_weights(DECAY), optax.sgd(RATE, momentum=MOMENTUM)
   )
@@ -60,23 +90,35 @@ def flax_step(model: Any, architecture: Architecture, batch_size: int) -> Once:
   params = jax.jit(model.init)(jax.random.key(0), images[:1])['params']
   state = [params, jax.jit(tx.init)(params)]
 
-  def once():
-    state[:] = jax.block_until_ready(step(*state, images, labels))
+  def once(steps=1):
+    for _ in range(steps):
+      state[:] = step(*state, images, labels)
+    jax.block_until_ready(state)
 
   return once
 
 
 def flax_inference(
-  model: Any, architecture: Architecture, batch_size: int
+  model: Any,
+  architecture: Architecture,
+  batch_size: int,
+  dtype: str = 'float32',
 ) -> Once:
-  """Returns a jitted forward pass of a Flax module."""
+  """Returns a jitted forward pass of a Flax module.
+
+  The images on the device have `dtype`.
+  """
   import jax
   import jax.numpy as jnp
 
-  images = jnp.asarray(batch_of(architecture, batch_size)[0])
+  images = jnp.asarray(batch_of(architecture, batch_size)[0]).astype(dtype)
   variables = jax.jit(model.init)(jax.random.key(0), images[:1])
   forward = jax.jit(model.apply)
-  return lambda: jax.block_until_ready(forward(variables, images))
+
+  def once(steps=1):
+    jax.block_until_ready([forward(variables, images) for _ in range(steps)])
+
+  return once
 
 
 def plain_flax(architecture: Architecture, dtype: str = 'float32') -> Any:
@@ -172,40 +214,84 @@ def pytorch(architecture: Architecture) -> Any:
 
 
 def pytorch_step(
-  architecture: Architecture, batch_size: int, channels_last: bool, train: bool
+  architecture: Architecture,
+  batch_size: int,
+  channels_last: bool,
+  train: bool,
+  *,
+  device: str = 'cpu',
+  dtype: str = 'float32',
+  tf32: tuple[bool, bool] = (False, True),
+  backend: str = '',
 ) -> Once:
   """Returns an eager training step or forward pass of PyTorch, on all cores.
 
-  The optimizer is torch.optim.SGD(foreach=True); fused and plain SGD were
-  within 2% of it. Both memory layouts are run, and the faster one counts. ReLU
-  is in place; we tried both.
+  The optimizer is torch.optim.SGD: foreach=True on CPU, where fused and plain
+  SGD were within 2% of it; fused=True on GPU. Both memory layouts are run on
+  CPU, and the faster one counts. ReLU is in place; we tried both.
+
+  Args:
+    architecture: the network.
+    batch_size: number of images.
+    channels_last: the memory layout.
+    train: a training step; otherwise a forward pass.
+    device: 'cpu' or 'cuda'. On GPU, cuDNN chooses its kernels by timing them
+      (torch.backends.cudnn.benchmark).
+    dtype: 'bfloat16' runs under torch.autocast, and its images are bfloat16.
+    tf32: whether float32 on GPU may use TF32 in matrix products and in
+      convolutions; PyTorch's own default is (False, True).
+    backend: of torch.compile; '' runs eagerly.
   """
   import torch
 
   torch.set_num_threads(turns.cores())
   layout = torch.channels_last if channels_last else torch.contiguous_format
-  model = pytorch(architecture).to(memory_format=layout)
+  model = pytorch(architecture).to(device, memory_format=layout)
   images, labels = batch_of(architecture, batch_size)
-  x = torch.from_numpy(images.transpose(0, 3, 1, 2)).contiguous(
-    memory_format=layout
+  x = (
+    torch.from_numpy(images)
+    .to(device)
+    .permute(0, 3, 1, 2)
+    .to(getattr(torch, dtype), memory_format=layout)
   )
-  y = torch.from_numpy(labels).long()
-  if not train:
-    model.eval()
+  y = torch.from_numpy(labels).long().to(device)
+  on_gpu = device == 'cuda'
+  forward = torch.compile(model, backend=backend) if backend else model
 
-    def forward():
-      with torch.inference_mode():
-        model(x)
+  def logits():
+    if dtype == 'float32':
+      return forward(x)
+    with torch.autocast(device, getattr(torch, dtype)):
+      return forward(x)
 
-    return forward
-  optimizer = torch.optim.SGD(
-    model.parameters(), RATE, MOMENTUM, weight_decay=DECAY, foreach=True
-  )
+  def infer():
+    with torch.inference_mode():
+      logits()
 
-  def once():
+  def learn():
     optimizer.zero_grad(set_to_none=True)
-    torch.nn.functional.cross_entropy(model(x), y).backward()
+    torch.nn.functional.cross_entropy(logits().float(), y).backward()
     optimizer.step()
+
+  if train:
+    optimizer = torch.optim.SGD(
+      model.parameters(),
+      RATE,
+      MOMENTUM,
+      weight_decay=DECAY,
+      **{'fused' if on_gpu else 'foreach': True},
+    )
+  model.train(train)
+
+  def once(steps=1):
+    if on_gpu:
+      torch.backends.cudnn.benchmark = True
+      torch.backends.cuda.matmul.allow_tf32 = tf32[0]
+      torch.backends.cudnn.allow_tf32 = tf32[1]
+    for _ in range(steps):
+      learn() if train else infer()
+    if on_gpu:
+      torch.cuda.synchronize()
 
   return once
 
