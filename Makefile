@@ -10,7 +10,7 @@ comma := ,
 # The environment is updated when one of these files changes.
 PINS := setup.cfg requirements.txt requirements-pinned.txt
 
-.PHONY: train test report chaos parity test-tpu test-gpu-compile test-onnx test-browser lint format bench venv clean
+.PHONY: train test report chaos chaos-gcs parity test-latest test-tpu test-gpu-compile test-onnx test-browser lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -20,6 +20,11 @@ train: $(VENV)/.base
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10
+
+# The same tests on Python 3.13 with the newest versions of everything, in a
+# separate environment. Those that need PyTorch or Beam skip.
+test-latest:
+	tests/latest.sh $(PYTHON_LATEST)
 
 # Writes report/index.html, docs/results.md and README.md's summary from results/.
 report: $(VENV)/.base
@@ -31,7 +36,13 @@ report: $(VENV)/.base
 chaos: $(VENV)/.test
 	$(BIN)/python tests/chaos.py
 
-# Compares each network with PyTorch; prints the table of docs/networks.md.
+# The same on a Cloud Storage server of its own, whose faults are injected too:
+# about an hour on two cores. Prints the table of docs/survival.md for gs://.
+chaos-gcs: $(VENV)/.test
+	$(BIN)/python tests/chaos_gcs.py
+
+# Compares each network with PyTorch: about two minutes on two cores. Prints the
+# table of docs/networks.md.
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity.py
 
@@ -106,4 +117,4 @@ $(VENV)/.test: $(VENV)/.base
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-onnx .venv-gpu build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest .venv-onnx .venv-gpu build *.egg-info .pytest_cache .mypy_cache .ruff_cache

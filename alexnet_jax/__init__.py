@@ -14,7 +14,6 @@ Example:
 """
 
 import importlib
-import importlib.metadata
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +37,10 @@ _MODULES = {
 
 # Before TensorFlow is imported: errors raise exceptions besides being logged.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# On gs://, a removed folder is gone at once (not after 5 s), and storage that
+# does not answer is an error after about a minute (not four).
+os.environ.setdefault('GCS_STAT_CACHE_MAX_AGE', '0')
+os.environ.setdefault('GCS_RETRY_CONFIG_MAX_RETRIES', '6')
 
 
 def __getattr__(name: str) -> Any:
@@ -48,25 +51,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
   return [*__all__, '__version__']
-
-
-def _prefer_eigen() -> None:
-  """Leaves float32 convolutions on CPU to Eigen, as XLA did before.
-
-  XLA gives them to YNNPACK now, which takes up to twice as long for this
-  network (docs/speed.md). XLA reads the flag when it first compiles something;
-  for programs that have done so before, nothing changes. Each version's
-  compilers, those for TPU and GPU too, end the process at a flag they do not
-  know.
-  """
-  flag = 'xla_cpu_experimental_ynn_fusion_type'
-  flags = os.environ.get('XLA_FLAGS', '')
-  # The version that it was tried with.
-  if importlib.metadata.version('jaxlib') != '0.10.2' or flag in flags:
-    return
-  os.environ['XLA_FLAGS'] = (
-    f'{flags} --{flag}=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'.strip()
-  )
-
-
-_prefer_eigen()

@@ -101,7 +101,6 @@ GROUPS = (
 TOY_GROUPS = (
   ('training', 'bfloat16', (2,)),
   ('inference', 'float32', (2,)),
-  ('torch.compile', 'no TF32', (2,)),
 )
 ROUNDS, TURN_SECONDS = 5, 0.1
 # Seconds at the end for the steps in processes of their own.
@@ -467,7 +466,7 @@ class Timing:
     self._release()
     # Images (-1 is an error of any device), and the fraction of the memory.
     trials = (512, ''), (4096, '.1'), (2**18, '')
-    for batch, fraction in ((2, ''), (-1, '')) if self._toy else trials:
+    for batch, fraction in ((-1, ''),) if self._toy else trials:
       row = Row('training', 'paper', 'bfloat16', batch, self._toy)
       what = f'{batch} images in {fraction or "all"} of the memory'
       text = _in_process(row, fraction, max(5, min(40, self.left())))

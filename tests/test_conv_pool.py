@@ -1,6 +1,8 @@
 """Values and gradients of the CPU's operations are those of XLA."""
 
 import contextlib
+import importlib.util
+import pathlib
 
 import jax
 import jax.export
@@ -18,8 +20,8 @@ def close(a, b, tolerance=1e-5):
 @pytest.fixture(params=[False, True], ids=['XLA', 'oneDNN'])
 def by_onednn(request, monkeypatch):
   """Runs a test with oneDNN's convolutions, if possible, and without."""
-  if request.param and not onednn._known:
-    pytest.skip('oneDNN is not used with this jaxlib')
+  if request.param and not onednn.works():
+    pytest.skip('this jaxlib has no oneDNN')
   # Tests have several devices; these use one.
   monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
   with contextlib.nullcontext() if request.param else onednn.disabled():
@@ -79,7 +81,7 @@ def test_onednn_is_compiled_in(by_onednn):
 def test_onednn_is_not_used(monkeypatch):
   """Not where it is untested or XLA could not write the program to a file."""
   monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
-  monkeypatch.setattr(onednn, '_known', True)
+  monkeypatch.setattr(onednn, 'works', lambda: True)
   x = jnp.ones((2, 9, 9, 8))
   assert onednn.is_usable(x)
   with onednn.disabled():
@@ -100,6 +102,34 @@ def test_onednn_is_not_used(monkeypatch):
   )
   w = jnp.ones((3, 3, 8, 4))
   exported(jax.ShapeDtypeStruct((batch, 9, 9, 8), jnp.float32)).serialize()
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'works'),
+  [
+    ('', '', True),
+    ("'__onednn$convolution'", "'__onednn$gone'", False),  # An exception.
+    ("'onednn_conv_config'", "'gone'", False),  # Ends the process.
+    (')(x, kernel)', ')(x, 2 * kernel)', False),  # Other numbers.
+  ],
+)
+def test_onednn_is_tried_in_a_process_of_its_own(
+  tmp_path, monkeypatch, old, new, works
+):
+  if works and not onednn.works():
+    pytest.skip('this jaxlib has no oneDNN')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  text = pathlib.Path(onednn.__file__).read_text()
+  assert old in text
+  path = tmp_path / 'copy.py'
+  path.write_text(text.replace(old, new))
+  spec = importlib.util.spec_from_file_location('copy', path)
+  copy = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(copy)
+  assert copy.works() == works
+  copy.works.cache_clear()
+  path.unlink()  # The answer was kept.
+  assert copy.works() == works
 
 
 def test_vmap_over_images(by_onednn):

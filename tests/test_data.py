@@ -380,6 +380,15 @@ def test_a_corrupt_file_is_named(tmp_path, image_files, damage):
       read()
 
 
+def test_a_file_format_that_cannot_be_streamed(tiny_dir, tmp_path):
+  shutil.copytree(tiny_dir, tmp_path, dirs_exist_ok=True)
+  [info] = tmp_path.glob('tiny/*/dataset_info.json')
+  text = info.read_text().replace('"tfrecord"', '"array_record"')
+  info.write_text(text)
+  with pytest.raises(UserError, match=r'format array_record.*tfds build tiny'):
+    open_dataset('tiny', str(tmp_path))
+
+
 def test_keys_of_another_dataset_are_refused(tiny, tmp_path):
   workdir = epath.Path(tmp_path)
   for keys, message in (

@@ -39,14 +39,12 @@ def test_times_each_library_without_tensorflow(tmp_path):
     assert set(result['ratios']) >= {
       'gpu_bf16_paper_vs_pytorch',
       'gpu_f32_inference_paper_vs_pytorch_tf32',
-      'gpu_f32_no_tf32_paper_vs_pytorch_compiled',
     }
   assert all(share > 0 for share in result['share_of_product'].values())
   [program] = result['programs'].values()
   assert program['bytes_moved'] > 0
   assert program['temporaries'] > 0
-  worked, failed = result['steps_alone'].values()
-  assert 'peak_bytes_in_use' in worked
+  [failed] = result['steps_alone'].values()
   assert failed.startswith('builtins.TypeError: broadcast_in_dim shape')
 
 

@@ -122,6 +122,14 @@ def instruction(name, opcode, dimensions=(), scope='', cycles=None, **more):
   return i
 
 
+def test_a_config_that_is_not_json_counts_as_none():
+  call = instruction('t', 'custom-call', custom_call_target='TopK', id=1)
+  call.backend_config = b'{is_stable = true, order = "TOTAL"}'
+  entry = hlo_pb2.HloComputationProto(id=1, instructions=[call])
+  module = hlo_pb2.HloModuleProto(entry_computation_id=1, computations=[entry])
+  assert executables.Program(module).cycles(()) == ({}, [])
+
+
 def test_cycles_belong_to_the_layers_in_a_fusion():
   product = hlo_pb2.HloComputationProto(
     id=1,

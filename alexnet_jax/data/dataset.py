@@ -261,6 +261,15 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
   if not builder.info.splits:
     raise UserError(builders.how_to_prepare(builder, name))
   dataset = _check_features(builder)
+  try:
+    dataset.file_records('')
+  except NotImplementedError as error:  # ArrayRecord.
+    file_format = builder.info.file_format.value
+    raise UserError(
+      f'{builder.data_path} has files of the format {file_format}, which '
+      f'tf.data cannot read: prepare it with tfds build {name} '
+      '--file_format=tfrecord, in another folder (data.data_dir)'
+    ) from error
   made = dataset.resized
   if made and made.get('revision') != RESIZED_REVISION:
     raise UserError(

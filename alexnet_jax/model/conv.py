@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from alexnet_jax.model import onednn
+from alexnet_jax.model import eigen, onednn
 from alexnet_jax.model.architectures import Blocks
 
+eigen.prefer()
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
 
 

@@ -3,24 +3,27 @@
 jaxlib for Linux on x86 contains oneDNN, and XLA can run it, but the XLA pass
 that would use it for convolutions is switched off there. This module calls it
 by name, as that pass would. The call is internal to XLA and may change, so it
-is made only with the version of jaxlib that it was tested with.
+is tried before it is used.
+
+Run as a program, it tries the call: exit status 0 if the numbers are right.
 """
 
 import contextlib
-import importlib.metadata
+import functools
 import json
+import os
+import pathlib
 import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+import jaxlib
+import numpy as np
 
-# Whether this is the tested version and platform.
-_known = (
-  importlib.metadata.version('jaxlib') == '0.10.2'
-  and platform.system() == 'Linux'
-  and platform.machine() == 'x86_64'
-)
+_enabled = True
 
 
 def is_usable(x: jax.Array) -> bool:
@@ -28,6 +31,7 @@ def is_usable(x: jax.Array) -> bool:
 
   It cannot be called
 
+    with a jaxlib that does not have it (`works`);
     with several CPU devices in one process, which is untested;
     for a batch of unknown size, as in exports;
     with a compilation cache: XLA cannot write a program that calls oneDNN to a
@@ -38,24 +42,91 @@ def is_usable(x: jax.Array) -> bool:
     x: `[N, H, W, in]`.
   """
   return (
-    _known
+    _enabled
     and x.dtype == jnp.float32
     and all(isinstance(size, int) for size in x.shape)
     and not jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     and jax.default_backend() == 'cpu'
     and jax.local_device_count() == 1
+    and works()
   )
 
 
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
   """Uses XLA's convolutions in what is traced within this context."""
-  global _known
-  before, _known = _known, False
+  global _enabled
+  before, _enabled = _enabled, False
   try:
     yield
   finally:
-    _known = before
+    _enabled = before
+
+
+@functools.cache
+def works() -> bool:
+  """Returns whether the installed jaxlib has the call and computes it right.
+
+  Tries it in a process of its own, because XLA ends a process that calls oneDNN
+  in a way that it does not know. Keeps the answer in the user's cache folder.
+  """
+  try:
+    library = pathlib.Path(jaxlib.__file__)
+    home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+    answer = pathlib.Path(home, 'alexnet_jax') / (
+      f'onednn-{jaxlib.__version__}-{platform.machine()}-'
+      f'{library.stat().st_mtime_ns}'
+    )
+    if answer.exists() and (text := answer.read_text()) in ('True', 'False'):
+      return text == 'True'
+  except (OSError, RuntimeError):  # There is no home.
+    answer = None
+  try:
+    done = subprocess.run(
+      # -P: imports nothing from this folder.
+      [sys.executable, '-P', __file__],
+      env={
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_ENABLE_COMPILATION_CACHE': 'false',
+        'XLA_FLAGS': '',
+      },
+      stdin=subprocess.DEVNULL,
+      capture_output=True,
+      timeout=120,
+      check=False,
+    )
+  except (OSError, subprocess.TimeoutExpired):
+    return False
+  right = done.returncode == 0
+  if answer and done.stdout:  # Else it did not come as far as the call.
+    with contextlib.suppress(OSError):
+      answer.parent.mkdir(parents=True, exist_ok=True)
+      answer.write_text(str(right))
+  return right
+
+
+def _is_right() -> bool:
+  """Compares convolutions of an image of 8 pixels with XLA's own."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(1, 2, 4, 3)), jnp.float32)
+  for stride, padding, transposed in (
+    (1, (1, 1), False),
+    (2, (0, 1), False),
+    (1, (1, 1), True),
+  ):
+    kernel = jnp.asarray(rng.normal(size=(2, 2, 3, 3)), jnp.float32)
+    expected = jax.lax.conv_general_dilated(
+      x,
+      kernel,
+      (stride, stride),
+      (padding, padding),
+      dimension_numbers=('NHWC', 'HWOI' if transposed else 'HWIO', 'NHWC'),
+    )
+    found = conv2d(x, kernel, stride, padding, transposed)
+    if not np.allclose(found, expected, atol=1e-5):
+      return False
+  return True
 
 
 def conv2d(
@@ -114,3 +185,8 @@ def conv2d(
     custom_call_api_version=2,
     legacy_backend_config=json.dumps({'onednn_conv_config': config}),
   )(x, kernel)
+
+
+if __name__ == '__main__':
+  print('trying', flush=True)
+  sys.exit(not _is_right())

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.cli.terminal import warn
+from alexnet_jax.cli.terminal import patient, warn
 from alexnet_jax.runs.intact import (
   FOLDER,
   PREPROCESSING,
@@ -82,6 +82,7 @@ def restore_params(
     )
   target = {'params': host_arrays(params)}
   with (
+    patient(f'{workdir}', seconds=20),
     storage_errors(f'read the checkpoint of step {step}', workdir),
     ocp.PyTreeCheckpointer() as checkpointer,
   ):
