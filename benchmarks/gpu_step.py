@@ -35,7 +35,6 @@ of the turns' ratios. The last line is a JSON object.
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -333,19 +332,13 @@ class Timing:
         if self.left() < RESERVED:
           self._more['skipped'].append(' '.join(str(row).split()))
           continue
-        self._prepare_and_time(row)
+        forms = row.torch_forms() if self._torch else {}
+        self._time(row, {**row.jax_forms(), **forms})
         self._release()
     self._skipped()
     self._alone()
     watchdog.cancel()
     self._finish()
-
-  def _prepare_and_time(self, row: Row) -> None:
-    """Compiles the two programs of JAX at once, then times all libraries."""
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-      futures = {f: pool.submit(make) for f, make in row.jax_forms().items()}
-    forms = {form: future.result for form, future in futures.items()}
-    self._time(row, {**forms, **(row.torch_forms() if self._torch else {})})
 
   def _time(self, row: Row, forms: dict[str, Any]) -> None:
     errors: dict[str, Exception] = {}

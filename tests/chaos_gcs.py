@@ -22,10 +22,7 @@ from typing import Any
 
 import chaos
 import gcs
-import safetensors.torch
 import sklearn.datasets
-import torch
-import torch_alexnets
 import zygote
 from PIL import Image
 
@@ -394,6 +391,10 @@ def _commands(commands: Commands, weights: pathlib.Path) -> Faults:
 
 def _write_inputs(folder: pathlib.Path) -> None:
   """Writes weights, images and a dataset for the commands."""
+  import safetensors.torch
+  import torch
+  import torch_alexnets
+
   torch.manual_seed(0)
   network = torch_alexnets.build('torchvision', 10)
   weights = {

@@ -232,6 +232,7 @@ class _Front:
   def __init__(self, folder: pathlib.Path):
     self._folder = folder
     self._log = (folder / 'log').open('a', buffering=1)
+    self._markers: set[str] = set()
     self._fault: dict[str, Any] = {}
     self._written = 0
     self._seen = 0
@@ -270,6 +271,7 @@ class _Front:
       writer.write(b'HTTP/1.1 100 Continue\r\n\r\n')
     body = await _body(reader, headers)
     what = _described(method, target, body)
+    name = what.split(' ', 1)[1]
     self._say('>', what)
     fault = self._next_fault(what)
     if fault == 'reset':
@@ -296,12 +298,24 @@ class _Front:
       content = json.dumps({'error': message}).encode()
     elif target.endswith('/storageLayout'):
       content = json.dumps(_NO_FOLDERS).encode()
+    elif name.partition('/rewriteTo/')[0] in self._markers and (
+      found := re.search('/rewriteTo/b/[^/]*/o/(.*)', name)
+    ):
+      self._markers.add(found[1])
+      content = b'{"done": true}'
+    elif what.startswith('DELETE') and name in self._markers:
+      self._markers.remove(name)
+      content = b''
     else:
       headers['content-length'] = str(len(body))
       to_server.write(_bytes(f'{method} {target} HTTP/1.1', headers) + body)
       first, answer = await _head(from_server)
       empty = method == 'HEAD' or first.split(' ')[1] in ('204', '304')
       content = b'' if empty else await _body(from_server, answer)
+      if 'upload' in target and name.endswith('/'):
+        self._markers.add(name)
+      if what.startswith('LIST') and ' 200 ' in first:
+        content = self._with_markers(target, content)
     if 'location' in answer:
       answer['location'] = re.sub('^http:', 'https:', answer['location'])
     if method != 'HEAD':
@@ -310,6 +324,27 @@ class _Front:
     await writer.drain()
     self._say(first.split(' ')[1], what)
     return headers.get('connection', '').lower() != 'close'
+
+  def _with_markers(self, target: str, content: bytes) -> bytes:
+    """Adds to a listing the empty objects `FOLDER/`, which the server omits.
+
+    Without them, a folder would vanish with its last file.
+    """
+    query = dict(parse_qsl(urlsplit(target).query))
+    prefix, delimiter = query['prefix'], query.get('delimiter')
+    listing = json.loads(content)
+    items = listing.setdefault('items', [])
+    folders = set(listing.get('prefixes', ()))
+    for name in sorted(self._markers):
+      if not name.startswith(prefix):
+        continue
+      head, found, _ = name[len(prefix) :].partition(delimiter or '\0')
+      if found:
+        folders.add(prefix + head + found)
+      else:
+        items.append({'name': name, 'size': '0'})
+    listing['prefixes'] = sorted(folders)
+    return json.dumps(listing).encode()
 
   def _say(self, event: str, what: str) -> None:
     self._log.write(f'{time.time():.3f} {event} {what}\n')

@@ -8,7 +8,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-for python in "${1:-python3.13}" ~/.pyenv/versions/3.13*/bin/python3.13; do
+given="${1:-}"
+[ -n "$given" ] || set -- python3.13 ~/.pyenv/versions/3.13*/bin/python3.13
+for python in "$@"; do
   if "$python" -c 'import ensurepip, venv' 2> /dev/null; then
     test -x .venv-latest/bin/python || "$python" -m venv .venv-latest
     .venv-latest/bin/pip install -q -r requirements-latest.txt
@@ -23,7 +25,7 @@ no_python() {
   exit 1
 }
 debian="${TMPDIR:-/tmp}/alexnet_jax-trixie"
-[ -z "${1:-}" ] || [ "$1" = python3.13 ] || no_python "$1 is none"
+[ -z "$given" ] || no_python "$given is none"
 if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
   no_python 'only root on Debian gets one here'
 fi

@@ -3,11 +3,14 @@
 import importlib
 import itertools
 
+import pytest
+
+pytest.importorskip('torch', reason='NEEDS PYTORCH: make venv EXTRAS=test')
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
-import pytest
 import torch
 import torch.nn.functional as F
 from ml_collections import ConfigDict

@@ -7,10 +7,13 @@ import pickle
 import shutil
 import zipfile
 
+import pytest
+
+pytest.importorskip('torch', reason='NEEDS PYTORCH: make venv EXTRAS=test')
+
 import caffe_encoder
 import jax
 import numpy as np
-import pytest
 import safetensors.torch
 import torch
 import torch_alexnets

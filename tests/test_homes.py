@@ -119,6 +119,8 @@ import jax, orbax.checkpoint, tensorflow, tensorflow_datasets, tensorstore
 
 for name in ('fcntl', 'grp', 'pwd', 'resource', 'termios'):
   sys.modules[name] = None
+if hasattr(os, 'process_cpu_count'):  # It calls sched_getaffinity.
+  os.process_cpu_count = os.cpu_count
 for name in ('O_NOFOLLOW', 'geteuid', 'getuid', 'sched_getaffinity', 'sysconf',
              'uname'):
   delattr(os, name)

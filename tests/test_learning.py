@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 from etils import epath
 from test_alexnet import small
 
@@ -81,6 +80,7 @@ def test_sgd_in_the_papers_form():
 
 
 def test_sgd_in_pytorchs_form():
+  torch = pytest.importorskip('torch')
   params = layer(np.random.default_rng(0))
   config = settings(schedule='step', drop_epochs=(2,), weight_decay=0.05)
   rates = optimizer.rates_of(config, steps_per_epoch=10, total_steps=40)

@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import pytest
+
+pytest.importorskip('torch', reason='NEEDS PYTORCH: make venv EXTRAS=test')
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import parity
-import pytest
 import tensorflow as tf
 import torch
 import torch_alexnets
