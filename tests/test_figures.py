@@ -125,7 +125,7 @@ def test_ties_go_to_the_earlier_point():
     (('--pictures=0',), '--images=0 must be at least 1'),
     (('--queries=40',), '8 images and 40 queries are more than the 19 images'),
     (('--seed=-1',), '--seed=-1 must be at least 0'),
-    (('--out=/nowhere/at/all',), 'is not a local folder'),
+    (('--out=/nowhere/at/all',), 'is not a folder'),
     (('--val_split=test',), "unknown split 'test'"),
   ],
 )
