@@ -96,6 +96,8 @@ def main(argv: list[str]) -> None:
       ) from error
     raise
   with command.quiet_imports():
+    import jax
+
     from alexnet_jax.evaluate import evaluate, evaluate_ensemble
     from alexnet_jax.runs import processes
     from alexnet_jax.train import train
@@ -111,8 +113,6 @@ def main(argv: list[str]) -> None:
   for workdir in workdirs:
     _check_folder(workdir)
   if config.compilation_cache:
-    import jax
-
     cache = absolute(config.compilation_cache)
     jax.config.update('jax_compilation_cache_dir', str(cache))
   try:
@@ -124,12 +124,12 @@ def main(argv: list[str]) -> None:
       else:
         out = absolute(_OUT.value or f'runs/{name}_ensemble')
         evaluate_ensemble(config, names, out)
-  except Exception as error:
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
     from alexnet_jax.preflight import fitting
 
-    if fitting.is_out_of_memory(error):
-      raise fitting.explain(config, _MODE.value, error) from error
-    raise
+    raise fitting.explain(config, _MODE.value, error) from error
 
 
 def _config_file() -> str:

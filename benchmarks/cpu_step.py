@@ -21,7 +21,6 @@ import turns
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.model.ablations import ablated
-from alexnet_jax.model.summary import layer_counts
 from configs import default
 
 # Lower bounds of our images/s in training, divided by the other library's.
@@ -73,22 +72,6 @@ def plain_flax(name: str, batch_size: int, train: bool) -> turns.Once:
   architecture = ARCHITECTURES[name]
   make = libraries.flax_step if train else libraries.flax_inference
   return make(libraries.plain_flax(architecture), architecture, batch_size)
-
-
-def flops(name: str, train: bool) -> float:
-  """Returns the operations per image: two for each multiply-add of a layer.
-
-  The gradient of the image is not computed.
-  """
-  architecture = ARCHITECTURES[name]
-  forward = [
-    layer_counts(layer, size, channels)[1]
-    for _, layer, size, channels in architecture.layer_inputs(
-      architecture.input_size
-    )
-  ]
-  total = sum(forward)
-  return 2.0 * (3 * total - forward[0] if train else total)
 
 
 def measure(
@@ -151,7 +134,9 @@ def main() -> None:
         ratios[f'{prefix}_{name}_vs_{key}'] = times
         cells.append(f'{speed[form]:.1f} ({times:.2f})')
       ceiling = 2 * PRODUCT**3 / statistics.median(product)
-      share = speed['ours'] * flops(name, train) / ceiling
+      share = (
+        speed['ours'] * libraries.flops(ARCHITECTURES[name], train) / ceiling
+      )
       cells.append(f'{share:.0%} of {ceiling / 1e9:.0f} G')
       print(f'{name:<12}' + ''.join(f'{cell:>16}' for cell in cells))
       speeds[f'{name} {mode}'] = {

@@ -2,8 +2,10 @@
 
 import dataclasses
 import errno
+import importlib
 import subprocess
 import sys
+import time
 import warnings
 
 import jax
@@ -14,12 +16,20 @@ import tensorflow as tf
 
 from alexnet_jax.cli import outside
 from alexnet_jax.cli.errors import StorageError, UserError
+from alexnet_jax.cli.terminal import patient
+from alexnet_jax.data import cache
+from alexnet_jax.data.dataset import open_dataset
 from alexnet_jax.preflight import fitting, topologies
 
-with warnings.catch_warnings():
-  warnings.simplefilter('ignore', ImportWarning)  # Of grpcio-status.
-  google = pytest.importorskip('google.api_core.exceptions')
-  from google.auth.exceptions import RefreshError
+
+def of_google(module, name):
+  """Returns an error of google-cloud-storage, which is only needed for gs://."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', ImportWarning)  # Of grpcio-status.
+    try:
+      return getattr(importlib.import_module(f'google.{module}'), name)('a')
+    except ImportError:
+      return type(name, (Exception,), {'__module__': f'google.{module}'})('a')
 
 
 def of_tensorflow(name):
@@ -33,10 +43,14 @@ def of_tensorflow(name):
     (of_tensorflow('PermissionDeniedError'), StorageError, 'denied'),
     (of_tensorflow('UnavailableError'), StorageError, 'does not answer'),
     (of_tensorflow('DataLossError'), StorageError, 'corrupt'),
-    (google.NotFound('a'), UserError, 'does not exist'),
-    (google.Forbidden('a'), StorageError, 'denied'),
-    (google.TooManyRequests('a'), StorageError, 'answer'),
-    (RefreshError('a'), StorageError, 'denied'),
+    (of_google('api_core.exceptions', 'NotFound'), UserError, 'does not exist'),
+    (of_google('api_core.exceptions', 'Forbidden'), StorageError, 'denied'),
+    (
+      of_google('api_core.exceptions', 'TooManyRequests'),
+      StorageError,
+      'answer',
+    ),
+    (of_google('auth.exceptions', 'RefreshError'), StorageError, 'denied'),
     (requests.ConnectionError('a'), StorageError, 'does not answer'),
     (ValueError('NOT_FOUND: a'), UserError, 'does not exist'),
     (RuntimeError('a: UNAUTHENTICATED'), StorageError, 'denied'),
@@ -48,6 +62,11 @@ def of_tensorflow(name):
     ),
     (FileNotFoundError(errno.ENOENT, 'a', 'x'), UserError, 'x: it does not'),
     (ConnectionResetError(errno.ECONNRESET, 'a'), StorageError, 'answer'),
+    (
+      IsADirectoryError(errno.EISDIR, 'a', 'x'),
+      StorageError,
+      'x: it cannot be',
+    ),
     (MemoryError(), UserError, 'memory is full'),
   ],
 )
@@ -85,6 +104,22 @@ def test_a_command_ends_with_the_status_and_one_line():
   assert line.startswith('alexnet_jax: /no/such/file: it does not exist')
 
 
+def test_what_takes_long_says_so_once(capsys):
+  with patient('images from gs://b', seconds=0.05):
+    time.sleep(0.2)
+  with patient('nothing', seconds=5):
+    pass
+  assert capsys.readouterr().err.splitlines() == [
+    'alexnet_jax: WARNING: waiting for images from gs://b for over 0.05 s'
+  ]
+
+
+def test_a_cache_must_be_local(tiny_dir):
+  dataset = open_dataset('tiny', str(tiny_dir))
+  with pytest.raises(UserError, match='must be a local folder'):
+    cache.cached(dataset, ['train'], 'gs://bucket/cache')
+
+
 def test_a_full_device_says_which_batch_fits(monkeypatch):
   config = narrow.get_config()
   config.eval.batch_size = 2048
@@ -95,7 +130,6 @@ def test_a_full_device_says_which_batch_fits(monkeypatch):
     'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 137438953472 '
     'bytes.'
   )
-  assert fitting.is_out_of_memory(error)
   text = str(fitting.explain(config, 'eval', error))
   assert 'cannot allocate 137438953472 bytes' in text
   fits = int(text.partition('--config.eval.batch_size=')[2].split(',')[0])

@@ -13,6 +13,7 @@ _FULL = 'no space is left there; make room, then run the command again'
 _DENIED = 'access is denied; check the permissions, and for gs:// the login'
 _MISSING = 'it does not exist; check the name'
 _UNREACHABLE = 'the storage does not answer; run the command again later'
+_FAILED = 'it cannot be read or written'
 _CORRUPT = 'a file there is corrupt; copy it again'
 _NO_MEMORY = (
   "the host's memory is full; lower data.shuffle_buffer or the batch size, or "
@@ -88,7 +89,9 @@ def _reason(error: BaseException) -> str | None:
       return _MISSING
     if error.errno == errno.ENOMEM:
       return _NO_MEMORY
-    return _UNREACHABLE
+    # The errors of requests have no number.
+    is_network = isinstance(error, ConnectionError | TimeoutError)
+    return _UNREACHABLE if is_network or error.errno is None else _FAILED
   if type(error) in (ValueError, RuntimeError):
     code = _CODE.search(str(error))
     return code and _REASONS[code[1].title().replace('_', '')]

@@ -12,25 +12,13 @@ from alexnet_jax.preflight.topologies import GIB
 from alexnet_jax.runs.scoring import num_images
 
 
-def is_out_of_memory(error: Exception) -> bool:
-  """Returns whether a device's memory is full.
-
-  Example:
-    >>> is_out_of_memory(jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: ...'))
-    True
-  """
-  return isinstance(error, jax.errors.JaxRuntimeError) and (
-    'RESOURCE_EXHAUSTED' in str(error)
-  )
-
-
 def explain(config: Config, mode: str, error: Exception) -> UserError:
   """Returns an error with the memory that was asked for, and what would fit.
 
   Args:
     config: of the run.
     mode: 'train' or 'eval': which step did not fit.
-    error: `is_out_of_memory`.
+    error: JAX's, with RESOURCE_EXHAUSTED in its text.
   """
   field = 'batch_size' if mode == 'train' else 'eval.batch_size'
   size = config.batch_size if mode == 'train' else config.eval.batch_size
@@ -58,7 +46,8 @@ def explain(config: Config, mode: str, error: Exception) -> UserError:
       'programs on it, or give JAX more of it (XLA_PYTHON_CLIENT_MEM_FRACTION)'
     )
   fits, _ = compilation.largest_that_fits(compile_at, step, topology)
+  cure = f'--config.{field}={fits}, ' if fits else ''
   return UserError(
-    f'{message}: {needs} on each device. Give --config.{field}={fits}, '
+    f'{message}: {needs} on each device. Give {cure}'
     '--config.model.dtype=bfloat16 or more devices'
   )
