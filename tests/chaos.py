@@ -103,9 +103,13 @@ def contents(folder: pathlib.Path) -> Contents:
 
 
 def files_of(workdir: pathlib.Path, step: int) -> list[pathlib.Path]:
-  """Returns the files of a checkpoint."""
+  """Returns the files of a checkpoint that have a digest, and digests.json.
+
+  Orbax's own beside them tell of the save alone.
+  """
   folder = pathlib.Path(workdir) / 'checkpoints' / str(step)
-  return sorted(path for path in folder.rglob('*') if path.is_file())
+  inside = [p for p in folder.glob('*/**/*') if p.is_file()]
+  return sorted([*inside, folder / 'digests.json'])
 
 
 def flip(path: pathlib.Path, rng: random.Random) -> None:
@@ -270,12 +274,7 @@ class Chaos:
     *_, before, newest = sorted(
       int(path.name) for path in (reference / 'checkpoints').iterdir()
     )
-    # Orbax's two files beside its folders tell of the save alone.
-    files = [
-      file
-      for file in files_of(reference, newest)
-      if file.parent.name != str(newest) or file.name == 'digests.json'
-    ]
+    files = files_of(reference, newest)
     for file in files if some is None else self.rng.sample(files, some):
       name = file.relative_to(reference)
       workdir = self._copy(reference, 'corrupt')

@@ -122,9 +122,9 @@ def test_a_cache_must_be_local(tiny_dir):
 
 def test_a_full_device_says_which_batch_fits(monkeypatch):
   config = narrow.get_config()
-  config.eval.batch_size = 2048
+  config.eval.batch_size = 512
   local = topologies.find('local')
-  small = dataclasses.replace(local, memory_bytes=2**24)
+  small = dataclasses.replace(local, memory_bytes=2**22)
   monkeypatch.setattr(topologies, 'find', lambda name: small)
   error = jax.errors.JaxRuntimeError(
     'RESOURCE_EXHAUSTED: Out of memory while trying to allocate 137438953472 '
@@ -133,7 +133,7 @@ def test_a_full_device_says_which_batch_fits(monkeypatch):
   text = str(fitting.explain(config, 'eval', error))
   assert 'cannot allocate 137438953472 bytes' in text
   fits = int(text.partition('--config.eval.batch_size=')[2].split(',')[0])
-  assert 0 < fits < 2048
+  assert 0 < fits < 512
   # With all of the memory, something else has taken it.
   monkeypatch.setattr(topologies, 'find', lambda name: local)
   text = str(fitting.explain(config, 'eval', error))
