@@ -9,6 +9,7 @@ times, passed, work lost. tests/test_chaos.py is the short form.
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -213,8 +214,9 @@ class Chaos:
   ) -> None:
     """Signals a run at random times, and resumes it each time."""
     expected = outcome(reference)
-    workdir = self.folder / f'{reference.name}-{signal.Signals(number).name}'
-    arguments = (*self.arguments, *more, f'--workdir={workdir}')
+    name = f'{reference.name}-{signal.Signals(number).name}'
+    workdirs = (self.folder / f'{name}-{i}' for i in itertools.count())
+    workdir = next(workdirs)
     promised = {
       signal.SIGKILL: [-9],
       # Before the run can save, the signal has its default effect.
@@ -223,16 +225,18 @@ class Chaos:
     }[number]
     done, waits = 0, [0.0]
 
+    def start():
+      return self.start(*self.arguments, *more, f'--workdir={workdir}')
+
     def finish():
-      run = self.start(*arguments)
+      run = start()
       assert run.wait() == 0, run.output
       row.lost.append(_lost(run.output, done))
       assert outcome(workdir) == expected, workdir
-      shutil.rmtree(workdir)
 
     faults = 0
     while faults < times:
-      run = self.start(*arguments)
+      run = start()
       # At any time during the rest of the run, its start included.
       share = 1 - done / self.steps
       left = self.start_up + (self.seconds - self.start_up) * share
@@ -257,7 +261,7 @@ class Chaos:
       say(f'  {signal.Signals(number).name} at step {done}, {waits[-1]:.1f} s')
       if done == self.steps:  # Start a new run.
         finish()
-        done = 0
+        done, workdir = 0, next(workdirs)
     if done:
       finish()
     if number != signal.SIGKILL:

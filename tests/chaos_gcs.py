@@ -370,9 +370,9 @@ def _commands(commands: Commands, weights: pathlib.Path) -> Faults:
     files=('converted/*.json',),
   )  # fmt: skip
   add(
-    'figures', 'figures', '@/converted', '--data=digits',
+    'figures', 'figures', '@/converted', '--out=@/figures', '--data=digits',
     '--train_split=train[:32]', '--val_split=test[:32]',
-    files=('converted/figure*.png',),
+    files=('figures/figure*.png',),
   )  # fmt: skip
   add('predict', 'predict', '@/images', '--workdir=@/converted')
   add(
@@ -446,6 +446,7 @@ def _faults(local: chaos.Chaos, bucket: Bucket, reference: Any) -> Faults:
     '403 for good: stops': lasting('403'),
     '503 for good: stops': lasting('503'),
     'connections reset for good: stops': lasting('reset'),
+    'connections that hang for good: stops': lasting('hang'),
     'bucket that does not exist: stops': bucket.absent,
   }
 

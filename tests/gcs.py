@@ -81,8 +81,8 @@ class CloudStorage:
 
   Attributes:
     objects: the local folder with the bucket's objects. Read and remove them
-      as you like; a file that is copied there breaks the server, as it lacks
-      an object's attributes.
+      as you like. A removed folder stays in listings, and a file that is copied
+      there breaks the server, as it lacks an object's attributes.
   """
 
   def __init__(self, folder: pathlib.Path, content: pathlib.Path | None = None):
@@ -257,7 +257,9 @@ class _Front:
 
   async def _connection(self, reader, writer) -> None:
     backend = await asyncio.open_connection('127.0.0.1', _PORT, limit=2**22)
-    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+    with contextlib.suppress(
+      OSError, asyncio.IncompleteReadError, asyncio.CancelledError
+    ):
       while await self._request(reader, writer, *backend):
         pass
     for each in (writer, backend[1]):
