@@ -38,8 +38,8 @@ _MODULES = {
 # Before TensorFlow is imported: errors raise exceptions besides being logged.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 # On gs://, a removed folder is gone at once (not after 5 s). TensorFlow tries a
-# request six times, each until nothing has come for 8 s, with 38 s of pauses, so
-# that storage that does not answer is an error within two minutes (not seven).
+# request six times, each until nothing has come for 8 s, with 38 s of pauses:
+# storage that does not answer is an error within two minutes (not seven).
 # tensorstore, which Orbax uses, would wait for ever for an answer.
 for _name, _value in {
   'GCS_STAT_CACHE_MAX_AGE': 0,

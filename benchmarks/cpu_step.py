@@ -15,6 +15,7 @@ import functools
 import statistics
 
 import jax
+import jax.numpy as jnp
 import libraries
 import turns
 
@@ -34,16 +35,20 @@ PRODUCT = 4096
 
 
 def ours(
-  name: str, batch_size: int, train: bool, ablations: tuple[str, ...] = ()
+  name: str,
+  batch_size: int,
+  train: bool,
+  ablations: tuple[str, ...] = (),
+  dtype: str = 'float32',
 ) -> turns.Once:
   """Returns this project's training step or forward pass.
 
   The step is that of the training loop.
   """
   architecture = ablated(ARCHITECTURES[name], ablations)
-  model = AlexNet(architecture)
+  model = AlexNet(architecture, dtype=jnp.dtype(dtype))
   if not train:
-    return libraries.flax_inference(model, architecture, batch_size)
+    return libraries.flax_inference(model, architecture, batch_size, dtype)
   config = default.get_config().optimizer
   config.learning_rate = libraries.RATE
   tx = optimizer.paper_sgd()
@@ -52,6 +57,7 @@ def ours(
   )
   state = [steps.replicate(state)]
   images, labels = libraries.batch_of(architecture, batch_size)
+  images = jnp.asarray(images, dtype)
   batch = jax.device_put({'image': images[None], 'label': labels[None]})
   step = steps.p_train_step(
     model=model,

@@ -18,6 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from alexnet_jax.cli import allocator
+
 # For `configs`, which is not an installed package.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 # On CPU, even if there is a GPU or a TPU.
@@ -65,6 +67,7 @@ def take_turns(
 
 
 def _serve(pipe, prepare) -> None:
+  allocator.keep_freed_memory()  # As in training, and for all libraries.
   once = prepare()
   pipe.send(None)
   while True:

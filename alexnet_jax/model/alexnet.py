@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from alexnet_jax.model import architectures
 from alexnet_jax.model.conv import conv2d, conv2d_of_blocks, local_conv2d
+from alexnet_jax.model.dense import add_bias, product
 from alexnet_jax.model.lrn import (
   local_response_normalization,
   spatial_response_normalization,
@@ -213,7 +214,7 @@ class Conv(nn.Module):
       x = local_conv2d(x, kernel, layer.kernel, layer.padding)
     else:
       x = conv2d(x, kernel, layer.stride, layer.padding, layer.groups)
-    return x + bias.astype(self.dtype)
+    return add_bias(x, bias)
 
 
 class Dense(nn.Module):
@@ -230,7 +231,7 @@ class Dense(nn.Module):
     kernel_init, bias_init = _initializers(self.layer, x.shape[-1])
     kernel = self.param('kernel', kernel_init, (x.shape[-1], features))
     bias = self.param('bias', bias_init, (features,))
-    return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+    return add_bias(product(x, kernel), bias)
 
 
 def _parts(x, size):

@@ -1,10 +1,11 @@
 """Convolution with gradients that are fast on CPU too (section 3.5).
 
 On CPU, XLA is slow at grouped convolutions and at weight gradients of large
-kernels. On CPU only, this module splits the groups, uses oneDNN where it can
-(`onednn.py`), and writes the weight gradient as a forward convolution, which
-XLA turns into matrix products. GPU and TPU keep XLA's own convolutions. The
-platform is chosen when the computation is lowered.
+kernels. On CPU only, this module uses oneDNN where it can (`onednn.py`), and
+writes every gradient as a forward convolution. Without oneDNN it splits the
+groups, and computes bfloat16 in float32, in which XLA is faster. GPU and TPU
+keep XLA's own convolutions. The platform is chosen when the computation is
+lowered.
 """
 
 import functools
@@ -51,13 +52,20 @@ def conv2d(
     (2, 55, 55, 96)
   """
 
-  def conv(x, kernel):
-    return _conv_on_cpu(x, kernel, stride, padding)
+  def on_cpu(x, kernel):
+    if onednn.is_usable(x):
+      return onednn.conv2d(x, kernel, stride, padding, groups)
+
+    def conv(x, kernel):
+      return _xla_conv(x, kernel, stride, padding, 1)
+
+    y = _by_group(conv, groups, *map(_at_least_float32, (x, kernel)))
+    return y.astype(x.dtype)
 
   return jax.lax.platform_dependent(
     x,
     kernel,
-    cpu=lambda x, kernel: _by_group(conv, groups, x, kernel),
+    cpu=on_cpu,
     default=lambda x, kernel: _xla_conv(x, kernel, stride, padding, groups),
   )
 
@@ -68,16 +76,17 @@ def _conv_fwd(x, kernel, stride, padding, groups):
 
 def _conv_bwd(stride, padding, groups, residuals, g):
   def on_cpu(x, kernel, g):
-    def dx(g, kernel):
-      return _input_gradient(g, kernel, x.shape[1:3], stride, padding)
-
+    dtype = x.dtype
+    if not onednn.is_usable(x):
+      x, kernel, g = map(_at_least_float32, (x, kernel, g))
+    dx = _input_gradient(g, kernel, x.shape, stride, padding, groups)
     # Not inlined: XLA would fuse a ReLU into the transposes, and only plain
     # transposes are fast.
     with set_xla_metadata(inlineable='false'):
       dkernel = _weight_gradients(
         x, g, kernel.shape[:2], stride, padding, groups
       )
-    return _by_group(dx, groups, g, kernel), dkernel
+    return dx.astype(dtype), dkernel.astype(dtype)
 
   def by_xla(x, kernel, g):
     _, vjp = jax.vjp(
@@ -157,30 +166,34 @@ def _xla_conv(x, kernel, stride, padding, groups):
   )
 
 
-def _conv_on_cpu(x, kernel, stride, padding):
-  if onednn.is_usable(x):
-    return onednn.conv2d(x, kernel, stride, padding)
-  return _xla_conv(x, kernel, stride, padding, 1)
+def _at_least_float32(x):
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _input_gradient(g, kernel, size, stride, padding):
-  """Computes dL/dx, `[N, *size, in]`, of one group.
+def _input_gradient(g, kernel, shape, stride, padding, groups):
+  """Computes dL/dx of the shape `[N, H, W, in]`.
 
   With a stride of 1 it is the output's gradient, padded by `kernel - 1` minus
   the forward padding, convolved with the kernel rotated by 180 degrees.
   """
-  height, width = size
-  before, after = (kernel.shape[0] - 1 - n for n in padding)
-  square = kernel.shape[0] == kernel.shape[1]
-  if onednn.is_usable(g) and stride == 1 and square and min(before, after) >= 0:
-    rotated = kernel[::-1, ::-1]
-    return onednn.conv2d(g, rotated, 1, (before, after), transposed=True)
-  shape = (len(g), height, width, kernel.shape[2])
-  transpose = jax.linear_transpose(
-    lambda x: _xla_conv(x, kernel, stride, padding, 1),
-    jax.ShapeDtypeStruct(shape, g.dtype),
-  )
-  return transpose(g)[0]
+  kh, kw, inputs, outputs = kernel.shape
+  before, after = (kh - 1 - n for n in padding)
+  if (
+    onednn.is_usable(g) and stride == 1 and kh == kw and min(before, after) >= 0
+  ):
+    rotated = kernel[::-1, ::-1].reshape(kh, kw, inputs, groups, -1)
+    rotated = rotated.transpose(0, 1, 4, 3, 2)
+    rotated = rotated.reshape(kh, kw, outputs // groups, groups * inputs)
+    return onednn.conv2d(g, rotated, 1, (before, after), groups)
+
+  def of_group(g, kernel):
+    transpose = jax.linear_transpose(
+      lambda x: _xla_conv(x, kernel, stride, padding, 1),
+      jax.ShapeDtypeStruct((*shape[:3], inputs), g.dtype),
+    )
+    return transpose(g)[0]
+
+  return _by_group(of_group, groups, g, kernel)
 
 
 def _by_group(operation, groups, *arrays):
@@ -204,32 +217,101 @@ def _weight_gradient(x, g, kernel_size, stride, padding):
     dkernel[i, j] = sum over (n, y, x) of
       padded[n, stride y + i, stride x + j]^T g[n, y, x]
 
-  Channels take the place of the batch, and the batch that of the channels. In
-  the layout of a forward convolution this runs at nearly the speed of a matrix
-  product; the gradient that JAX derives is far slower (benchmarks/conv.py).
+  In the layout of a forward convolution this runs at nearly the speed of a
+  matrix product; the gradient that JAX derives is far slower
+  (benchmarks/conv.py).
+  """
+  if stride > 1:
+    return _over_blocks(x, g, kernel_size, stride, padding)
+  # In float32 both are as fast.
+  by_onednn = x.dtype == jnp.bfloat16 and onednn.is_usable(x)
+  form = _by_columns if by_onednn else _by_channels
+  return form(x, g, kernel_size, padding)
+
+
+def _by_columns(x, g, kernel_size, padding):
+  """Computes a weight gradient from one image, dilated by the channels.
+
+  The image's rows are y; its columns are (x, c), the pixels of a row with their
+  channels; its channels are the batch. The kernel is the output's gradient,
+  `[H', W', N, out]`, whose columns are `in` columns of the image apart. So the
+  result is `[kh, kw * in, out]`, and its rows are long enough for oneDNN.
   """
   kh, kw = kernel_size
-  (_, h, w, channels), out = x.shape, g.shape[-1]
-  if stride > 1:
-    # Over blocks of pixels, the stride is 1 and there are more channels.
-    blocks = [
-      _blocks(n, out_n, k, stride, padding)
-      for n, out_n, k in ((h, g.shape[1], kh), (w, g.shape[2], kw))
-    ]
-    rows, columns = -(-kh // stride), -(-kw // stride)
-    dkernel = _weight_gradient(
-      to_blocks(x, *blocks), g, (rows, columns), 1, (0, 0)
-    )
-    dkernel = dkernel.reshape(rows, columns, stride, stride, channels, out)
-    dkernel = dkernel.transpose(0, 2, 1, 3, 4, 5)
-    dkernel = dkernel.reshape(rows * stride, columns * stride, channels, out)
-    return dkernel[:kh, :kw]
+  (n, h, w, channels), (_, height, width, _) = x.shape, g.shape
+  sides = [
+    (padding[0], out + k - 1 - size - padding[0], 0)
+    for out, k, size in ((height, kh, h), (width, kw, w))
+  ]
+  image = jax.lax.pad(
+    x.transpose(1, 2, 3, 0),
+    jnp.zeros((), x.dtype),
+    [*sides, (0, 0, 0), (0, 0, 0)],
+  )
+  dkernel = onednn.conv2d(
+    image.reshape(1, height + kh - 1, -1, n),
+    g.transpose(1, 2, 0, 3),
+    1,
+    (0, 0),
+    dilation=(1, channels),
+  )
+  return dkernel.reshape(kh, kw, channels, -1)
+
+
+def _by_channels(x, g, kernel_size, padding):
+  """Computes a weight gradient from an image for each channel.
+
+  Channels take the place of the batch, and the batch that of the channels.
+  """
+  kh, kw = kernel_size
   # [C, H, W, N] with kernels [H', W', N, out]
   dkernel = _xla_conv(
     x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), 1, padding, 1
   )
   # Rows beyond kh come from pixels that no window reaches.
   return dkernel[:, :kh, :kw].transpose(1, 2, 0, 3)
+
+
+def _over_blocks(x, g, kernel_size, stride, padding, groups):
+  """Computes a weight gradient over blocks of pixels.
+
+  Over blocks, the stride is 1 and there are more channels.
+  """
+  kh, kw = kernel_size
+  channels, out = x.shape[-1] // groups, g.shape[-1]
+  blocks = [
+    _blocks(n, out_n, k, stride, padding)
+    for n, out_n, k in zip(x.shape[1:3], g.shape[1:3], kernel_size, strict=True)
+  ]
+  rows, columns = -(-kh // stride), -(-kw // stride)
+  x = jnp.concatenate(
+    [to_blocks(part, *blocks) for part in jnp.split(x, groups, axis=-1)], -1
+  )
+  dkernel = _weight_gradients(x, g, (rows, columns), 1, (0, 0), groups)
+  dkernel = dkernel.reshape(rows, columns, stride, stride, channels, out)
+  dkernel = dkernel.transpose(0, 2, 1, 3, 4, 5)
+  dkernel = dkernel.reshape(rows * stride, columns * stride, channels, out)
+  return dkernel[:kh, :kw]
+
+
+def _over_blocks(x, g, kernel_size, stride, padding):
+  """Computes a weight gradient over blocks of pixels.
+
+  Over blocks, the stride is 1 and there are more channels.
+  """
+  kh, kw = kernel_size
+  channels, out = x.shape[-1], g.shape[-1]
+  blocks = [
+    _blocks(n, out_n, k, stride, padding)
+    for n, out_n, k in zip(x.shape[1:3], g.shape[1:3], kernel_size, strict=True)
+  ]
+  rows, columns = -(-kh // stride), -(-kw // stride)
+  x = to_blocks(x, *blocks)
+  dkernel = _weight_gradient(x, g, (rows, columns), 1, (0, 0))
+  dkernel = dkernel.reshape(rows, columns, stride, stride, channels, out)
+  dkernel = dkernel.transpose(0, 2, 1, 3, 4, 5)
+  dkernel = dkernel.reshape(rows * stride, columns * stride, channels, out)
+  return dkernel[:kh, :kw]
 
 
 def _blocks(size, output_size, kernel, stride, padding):

@@ -1,11 +1,12 @@
-"""oneDNN's convolution, which PyTorch and TensorFlow also use on CPU.
+"""oneDNN's operations, which PyTorch and TensorFlow also use on CPU.
 
-jaxlib for Linux on x86 contains oneDNN, and XLA can run it, but the XLA pass
-that would use it for convolutions is switched off there. This module calls it
-by name, as that pass would. The call is internal to XLA and may change, so it
-is tried before it is used.
+jaxlib for Linux on x86 contains oneDNN, and XLA can run it, but the XLA passes
+that would use it are switched off there. This module calls it by name, as those
+passes would. The calls are internal to XLA and may change, so they are tried
+before they are used.
 
-Run as a program, it tries the call: exit status 0 if the numbers are right.
+Run as a program, it tries the calls, and prints the dtypes whose numbers are
+right.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +29,12 @@ _enabled = True
 
 
 def is_usable(x: jax.Array) -> bool:
-  """Returns whether `conv2d` can be called for `x` on a CPU.
+  """Returns whether this module's operations can be called for `x` on a CPU.
 
-  It cannot be called
+  They cannot be called
 
-    with a jaxlib that does not have it (`works`);
+    with a jaxlib that does not have them (`dtypes`);
+    for bfloat16 on a CPU without bfloat16 instructions (`has_bfloat16`);
     with several CPU devices in one process, which is untested;
     for a batch of unknown size, as in exports;
     with a compilation cache: XLA cannot write a program that calls oneDNN to a
@@ -39,16 +42,16 @@ def is_usable(x: jax.Array) -> bool:
       (`jax.export`, `serialize_executable`).
 
   Args:
-    x: `[N, H, W, in]`.
+    x: any shape and dtype.
   """
   return (
     _enabled
-    and x.dtype == jnp.float32
+    and x.dtype in (jnp.float32, jnp.bfloat16)
     and all(isinstance(size, int) for size in x.shape)
     and not jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     and jax.default_backend() == 'cpu'
     and jax.local_device_count() == 1
-    and works()
+    and x.dtype.name in dtypes()
   )
 
 
@@ -64,21 +67,32 @@ def disabled() -> Iterator[None]:
 
 
 @functools.cache
-def works() -> bool:
-  """Returns whether the installed jaxlib has the call and computes it right.
+def has_bfloat16() -> bool:
+  """Returns whether the CPU multiplies in bfloat16 (AMX or AVX512-BF16)."""
+  try:
+    flags = pathlib.Path('/proc/cpuinfo').read_text().split()
+  except OSError:  # Not Linux.
+    return False
+  return 'amx_bf16' in flags or 'avx512_bf16' in flags
 
-  Tries it in a process of its own, because XLA ends a process that calls oneDNN
-  in a way that it does not know. Keeps the answer in the user's cache folder.
+
+@functools.cache
+def dtypes() -> frozenset[str]:
+  """Returns the dtypes for which the installed jaxlib computes right numbers.
+
+  Tries the calls in a process of its own, because XLA ends a process that calls
+  oneDNN in a way that it does not know. Keeps the answer in the user's cache
+  folder.
   """
   try:
     library = pathlib.Path(jaxlib.__file__)
     home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
     answer = pathlib.Path(home, 'alexnet_jax') / (
       f'onednn-{jaxlib.__version__}-{platform.machine()}-'
-      f'{library.stat().st_mtime_ns}'
+      f'{"bf16-" if has_bfloat16() else ""}{library.stat().st_mtime_ns}'
     )
-    if answer.exists() and (text := answer.read_text()) in ('True', 'False'):
-      return text == 'True'
+    if answer.exists() and (text := answer.read_text()).startswith('right:'):
+      return frozenset(text.split()[1:])
   except (OSError, RuntimeError):  # There is no home.
     answer = None
   try:
@@ -93,40 +107,87 @@ def works() -> bool:
       },
       stdin=subprocess.DEVNULL,
       capture_output=True,
+      text=True,
       timeout=120,
       check=False,
     )
   except (OSError, subprocess.TimeoutExpired):
-    return False
-  right = done.returncode == 0
-  if answer and done.stdout:  # Else it did not come as far as the call.
+    return frozenset()
+  tried, *right = done.stdout.split() or ['']
+  if answer and tried:  # Else it did not come as far as the calls.
     with contextlib.suppress(OSError):
       answer.parent.mkdir(parents=True, exist_ok=True)
-      answer.write_text(str(right))
-  return right
+      answer.write_text(' '.join(['right:', *right]))
+  return frozenset(right)
 
 
-def _is_right() -> bool:
-  """Compares convolutions of an image of 8 pixels with XLA's own."""
+def _is_right(dtype: str) -> bool:
+  """Compares operations on an image of 8 pixels with XLA's own."""
   rng = np.random.default_rng(0)
-  x = jnp.asarray(rng.normal(size=(1, 2, 4, 3)), jnp.float32)
-  for stride, padding, transposed in (
-    (1, (1, 1), False),
-    (2, (0, 1), False),
-    (1, (1, 1), True),
+  # Small integers: every result is exact in bfloat16 too.
+  x, g = (jnp.asarray(rng.integers(-2, 3, (1, 2, 4, c)), dtype) for c in (4, 6))
+  a, b = x.reshape(8, 4), g.reshape(8, 6)
+  products = (
+    (matmul(a.T, b, dtype), a.T @ b),
+    (matmul(a, b, 'float32', transpose_a=True), a.T @ b),
+    (matmul(a, b[:4].T, dtype, transpose_b=True), a @ b[:4]),
+  )
+  convolutions = []
+  for stride, padding, groups, dilation in (
+    (1, (1, 1), 1, (1, 1)),
+    (2, (0, 1), 2, (1, 1)),
+    (1, (1, 0), 1, (1, 2)),
   ):
-    kernel = jnp.asarray(rng.normal(size=(2, 2, 3, 3)), jnp.float32)
+    shape = 2, 2, 4 // groups, 6
+    kernel = jnp.asarray(rng.integers(-2, 3, shape), dtype)
     expected = jax.lax.conv_general_dilated(
       x,
       kernel,
       (stride, stride),
       (padding, padding),
-      dimension_numbers=('NHWC', 'HWOI' if transposed else 'HWIO', 'NHWC'),
+      rhs_dilation=dilation,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=groups,
     )
-    found = conv2d(x, kernel, stride, padding, transposed)
-    if not np.allclose(found, expected, atol=1e-5):
-      return False
-  return True
+    found = conv2d(x, kernel, stride, padding, groups, dilation)
+    convolutions.append((found, expected))
+  return all(
+    np.array_equal(found, expected)
+    for found, expected in (*products, *convolutions)
+  )
+
+
+def matmul(
+  a: jax.Array,
+  b: jax.Array,
+  dtype: Any,
+  *,
+  transpose_a: bool = False,
+  transpose_b: bool = False,
+) -> jax.Array:
+  """Computes a matrix product, summed in float32; it has no gradient rule.
+
+  Args:
+    a: `[M, K]`, or `[K, M]` with `transpose_a`; float32 or bfloat16.
+    b: `[K, N]`, or `[N, K]` with `transpose_b`; the dtype of `a`.
+    dtype: of the result, float32 or the dtype of `a`.
+    transpose_a: whether to transpose `a`.
+    transpose_b: whether to transpose `b`.
+
+  Returns:
+    `[M, N]`.
+  """
+  rows, columns = a.shape[int(transpose_a)], b.shape[int(not transpose_b)]
+  assert a.shape[int(not transpose_a)] == b.shape[int(transpose_b)]
+  # XLA's OneDnnMatMulConfig (xla/service/cpu/onednn_config.proto).
+  config = {'transpose_a': transpose_a, 'transpose_b': transpose_b}
+  return _call(
+    '__onednn$matmul',
+    {'onednn_matmul_config': config},
+    jax.ShapeDtypeStruct((rows, columns), dtype),
+    a,
+    b,
+  )
 
 
 def conv2d(
@@ -134,34 +195,34 @@ def conv2d(
   kernel: jax.Array,
   stride: int,
   padding: tuple[int, int],
-  transposed: bool = False,
+  groups: int = 1,
+  dilation: tuple[int, int] = (1, 1),
 ) -> jax.Array:
-  """Computes a convolution with one group; it has no gradient rule.
+  """Computes a convolution, summed in float32; it has no gradient rule.
 
   Args:
-    x: `[N, H, W, in]` float32.
-    kernel: `[kh, kw, in, out]` float32.
+    x: `[N, H, W, in]`, float32 or bfloat16.
+    kernel: `[kh, kw, in / groups, out]`, with the dtype of `x`.
     stride: step in both directions.
     padding: zeros before and after the pixels, in both directions.
-    transposed: whether the kernel is `[kh, kw, out, in]`.
+    groups: number of parts that inputs and outputs are divided into.
+    dilation: steps between the kernel's rows and between its columns.
 
   Returns:
-    `[N, H', W', out]` float32.
+    `[N, H', W', out]`, with the dtype of `x`.
   """
   kh, kw, inputs, outputs = kernel.shape
-  if transposed:
-    inputs, outputs = outputs, inputs
-  assert x.shape[-1] == inputs, (x.shape, kernel.shape)
+  assert x.shape[-1] == inputs * groups, (x.shape, kernel.shape)
   assert min(padding) >= 0, padding
   size = [
-    (n + sum(padding) - k) // stride + 1
-    for n, k in zip(x.shape[1:3], (kh, kw), strict=True)
+    (n + sum(padding) - (k - 1) * d - 1) // stride + 1
+    for n, k, d in zip(x.shape[1:3], (kh, kw), dilation, strict=True)
   ]
-  # XLA's OneDnnConvolutionConfig (xla/service/cpu/onednn_config.proto).
+  # XLA's OneDnnConvolutionConfig.
   images = {'batch_dim': 0, 'feature_dim': 3, 'spatial_dims': [1, 2]}
   kernels = {
-    'input_feature_dim': 3 if transposed else 2,
-    'output_feature_dim': 2 if transposed else 3,
+    'input_feature_dim': 2,
+    'output_feature_dim': 3,
     'spatial_dims': [0, 1],
   }
   config = {
@@ -174,19 +235,31 @@ def conv2d(
       'pad_left': [padding[0]] * 2,
       'pad_right': [padding[1]] * 2,
       'strides': [stride] * 2,
-      'window_dilations': [1, 1],
+      'window_dilations': list(dilation),
     },
-    'feature_groups': 1,
+    'feature_groups': groups,
   }
-  return jax.ffi.ffi_call(
+  return _call(
     '__onednn$convolution',
+    {'onednn_conv_config': config},
     jax.ShapeDtypeStruct((x.shape[0], *size, outputs), x.dtype),
+    x,
+    kernel,
+  )
+
+
+def _call(name, config, result, a, b):
+  return jax.ffi.ffi_call(
+    name,
+    result,
     vmap_method='sequential',
     custom_call_api_version=2,
-    legacy_backend_config=json.dumps({'onednn_conv_config': config}),
-  )(x, kernel)
+    legacy_backend_config=json.dumps(config),
+  )(a, b)
 
 
 if __name__ == '__main__':
-  print('trying', flush=True)
-  sys.exit(not _is_right())
+  print('tried:', flush=True)
+  for name in ('float32', 'bfloat16')[: 1 + has_bfloat16()]:
+    if _is_right(name):
+      print(name, flush=True)

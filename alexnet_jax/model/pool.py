@@ -1,7 +1,6 @@
 """Max pooling with a gradient that is fast on CPU too (section 3.4)."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -70,13 +69,8 @@ _COLUMNS, _ROWS = 2, 1
 def _by_slices(x, window, stride):
   for axis in (_COLUMNS, _ROWS):
     x = functools.reduce(jnp.maximum, _slices(x, window, stride, axis))
-  return x
-
-
-def _gradient_by_slices(x, g, window, stride):
-  columns = functools.reduce(jnp.maximum, _slices(x, window, stride, _COLUMNS))
-  g = _to_first_maxima(columns, g, window, stride, _ROWS)
-  return _to_first_maxima(x, g, window, stride, _COLUMNS)
+  # XLA would fuse a reshape that follows, and lose its vector instructions.
+  return jax.lax.optimization_barrier(x)
 
 
 def _slices(x, window, stride, axis):
@@ -88,33 +82,69 @@ def _slices(x, window, stride, axis):
   ]
 
 
-def _to_first_maxima(x, g, window, stride, axis):
-  """Passes the gradient `g` along `axis` to each window's first maximum.
+def _gradient_by_slices(x, g, window, stride):
+  """Passes each window's gradient to its first maximum, in row-major order.
 
-  Offsets that are `stride` apart fall on the same positions of `x`, so their
-  gradients are summed first. The sums of the `stride` remainders are then
-  interleaved. This avoids adding arrays that are dilated with zeros.
+  A pixel whose row and column are p and q modulo `stride` is in some windows at
+  offsets of the same remainders. So `stride * stride` arrays of the output's
+  size are summed, one for each (p, q), and then interleaved.
   """
-  slices = _slices(x, window, stride, axis)
-  maxima = functools.reduce(jnp.maximum, slices)
-  number = g.shape[axis] + (window - 1) // stride
-  shape = list(g.shape)
-  shape[axis] = number
-  sums: list[Any] = [None] * stride
-  free = jnp.ones_like(g, bool)
-  for i, values in enumerate(slices):
-    here = free & (values == maxima)
-    free = free & ~here
-    before = i // stride
-    padding = [(0, 0)] * g.ndim
-    padding[axis] = before, number - g.shape[axis] - before
-    passed = jnp.pad(jnp.where(here, g, 0), padding)
-    total = sums[i % stride]
-    sums[i % stride] = passed if total is None else total + passed
-  zeros = jnp.zeros(shape, g.dtype)  # For gaps between the windows.
-  dx = jnp.stack([zeros if x is None else x for x in sums], axis + 1)
-  shape[axis] = number * stride
-  padding = [(0, 0)] * g.ndim
-  padding[axis] = 0, max(x.shape[axis] - number * stride, 0)
-  dx = jnp.pad(dx.reshape(shape), padding)
-  return jax.lax.slice_in_dim(dx, 0, x.shape[axis], axis=axis)
+  # XLA would fuse what the barriers separate, and lose its vector instructions.
+  # bfloat16 has none for this on CPU.
+  dtype = jnp.promote_types(x.dtype, jnp.float32)
+  first = jax.lax.optimization_barrier(
+    _first_maximum(x.astype(dtype), window, stride)
+  )
+  last = (window - 1) // stride  # A pixel is in last + 1 windows per axis.
+  padding = [(0, 0), (last, last), (last, last), (0, 0)]
+  first = jnp.pad(first, padding, constant_values=-1)
+  g = jnp.pad(g.astype(dtype), padding)
+  first, g = jax.lax.optimization_barrier((first, g))
+  height, width = (size - last for size in first.shape[1:3])
+
+  def of_offset(i, j):
+    here = (
+      slice(None),
+      slice(last - i // stride, last - i // stride + height),
+      slice(last - j // stride, last - j // stride + width),
+    )
+    return jnp.where(first[here] == i * window + j, g[here], 0)
+
+  def of_remainders(p, q):
+    parts = [
+      of_offset(i, j)
+      for i in range(p, window, stride)
+      for j in range(q, window, stride)
+    ]
+    total = sum(parts) if parts else jnp.zeros_like(g[:, :height, :width])
+    return total.astype(x.dtype)
+
+  sums = jax.lax.optimization_barrier(
+    [[of_remainders(p, q) for q in range(stride)] for p in range(stride)]
+  )
+  dx = jnp.stack([jnp.stack(columns, 3) for columns in sums], 2)
+  dx = dx.reshape(len(x), height * stride, width * stride, x.shape[3])
+  missing = [(0, a - b, 0) for a, b in zip(x.shape, dx.shape, strict=True)]
+  return jax.lax.pad(
+    jax.lax.optimization_barrier(dx), jnp.zeros((), x.dtype), missing
+  )
+
+
+def _first_maximum(x, window, stride):
+  """Returns each window's first maximum, numbered by row, then by column.
+
+  The number is negative if there is none, because of a NaN.
+  """
+
+  def first(slices, numbers):
+    maxima = functools.reduce(jnp.maximum, slices)
+    found = jnp.int16(-(window**2))
+    for values, number in reversed(list(zip(slices, numbers, strict=True))):
+      found = jnp.where(values == maxima, number, found)
+    return found, maxima
+
+  offsets = [jnp.int16(i) for i in range(window)]
+  column, x = first(_slices(x, window, stride, _COLUMNS), offsets)
+  columns = _slices(column, window, stride, _ROWS)
+  numbers = [i * window + j for i, j in zip(offsets, columns, strict=True)]
+  return first(_slices(x, window, stride, _ROWS), numbers)[0]
