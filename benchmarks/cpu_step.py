@@ -1,17 +1,20 @@
 """AlexNet on CPU: this project, plain Flax, PyTorch and TensorFlow.
 
-  python benchmarks/cpu_step.py [--batch_size=64] [--rounds=7]
-    [--networks=torchvision,paper] [--modes=training,inference]
+  python benchmarks/cpu_step.py [--dtype=float32] [--batch_size=64]
+    [--rounds=7] [--networks=torchvision,paper] [--modes=training,inference]
 
-Training is a step in float32: forward, backward, SGD with momentum and weight
-decay, dropout. Inference is the forward pass. The libraries take turns, each in
-its own process (`turns.py`), with their best settings (`libraries.py`); a ratio
-is the median over the rounds. The ceiling is the speed of a matrix product of
-4096 x 4096 in the same rounds. The last line is a JSON object.
+Training is a step: forward, backward, SGD with momentum and weight decay,
+dropout. Inference is the forward pass. The libraries take turns, each in its
+own process (`turns.py`), with their best settings (`libraries.py`); a ratio is
+the median over the rounds. With --dtype=bfloat16 PyTorch runs under autocast
+and Keras under mixed_bfloat16, and this project's float32 takes turns too. The
+ceiling is the speed of XLA's float32 product of 4096 x 4096 in the same rounds.
+The last line is a JSON object.
 """
 
 import argparse
 import functools
+import pathlib
 import statistics
 
 import jax
@@ -24,12 +27,20 @@ from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.model.ablations import ablated
 from configs import default
 
-# Lower bounds of our images/s in training, divided by the other library's.
+# Lower bounds of our images/s, divided by those of the other library or dtype.
 TARGETS = {
-  'cpu_torchvision_vs_pytorch': 0.95,
-  'cpu_paper_vs_pytorch': 1.3,
+  'cpu_torchvision_vs_pytorch': 1.0,
+  'cpu_paper_vs_pytorch': 1.5,
   'cpu_torchvision_vs_flax': 2.2,
   'cpu_paper_vs_flax': 4.0,
+}
+# The same on a CPU with AMX.
+TARGETS_WITH_AMX = {
+  'cpu_bf16_torchvision_vs_pytorch': 1.1,
+  'cpu_bf16_paper_vs_pytorch': 2.0,
+  'cpu_bf16_inference_torchvision_vs_pytorch': 1.0,
+  'cpu_bf16_vs_f32_torchvision': 2.5,
+  'cpu_bf16_vs_f32_paper': 2.5,
 }
 PRODUCT = 4096
 
@@ -72,16 +83,19 @@ def ours(
   return once
 
 
-def plain_flax(name: str, batch_size: int, train: bool) -> turns.Once:
+def plain_flax(
+  name: str, batch_size: int, train: bool, dtype: str = 'float32'
+) -> turns.Once:
   """Returns those of Flax's own layers, with XLA's default flags."""
   turns.xla_defaults()
   architecture = ARCHITECTURES[name]
   make = libraries.flax_step if train else libraries.flax_inference
-  return make(libraries.plain_flax(architecture), architecture, batch_size)
+  model = libraries.plain_flax(architecture, dtype)
+  return make(model, architecture, batch_size, dtype)
 
 
 def measure(
-  name: str, train: bool, batch_size: int, rounds: int
+  name: str, train: bool, dtype: str, batch_size: int, rounds: int
 ) -> dict[str, list[float]]:
   """Returns the seconds of each library's turns.
 
@@ -90,17 +104,19 @@ def measure(
   architecture = ARCHITECTURES[name]
   arguments = (name, batch_size, train)
   pytorch = functools.partial(
-    libraries.pytorch_step, architecture, batch_size, train=train
+    libraries.pytorch_step, architecture, batch_size, train=train, dtype=dtype
   )
+  float32 = {'ours, float32': functools.partial(ours, *arguments)}
   seconds = turns.take_turns(
     {
-      'ours': functools.partial(ours, *arguments),
+      'ours': functools.partial(ours, *arguments, dtype=dtype),
+      **(float32 if dtype != 'float32' else {}),
       'PyTorch': functools.partial(pytorch, channels_last=False),
       'PyTorch, channels last': functools.partial(pytorch, channels_last=True),
       'TensorFlow': functools.partial(
-        libraries.keras_step, architecture, batch_size, train
+        libraries.keras_step, architecture, batch_size, train, dtype
       ),
-      'plain Flax': functools.partial(plain_flax, *arguments),
+      'plain Flax': functools.partial(plain_flax, *arguments, dtype),
       'matrix product': functools.partial(turns.matrix_product, PRODUCT),
     },
     rounds,
@@ -110,24 +126,42 @@ def measure(
   return seconds
 
 
+def has_amx() -> bool:
+  """Returns whether the CPU has AMX with bfloat16."""
+  path = pathlib.Path('/proc/cpuinfo')
+  return path.exists() and 'amx_bf16' in path.read_text().split()
+
+
 def main() -> None:
   """Prints a table for each network and mode, and the JSON line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument(
+    '--dtype', default='float32', choices=('float32', 'bfloat16')
+  )
   parser.add_argument('--batch_size', type=int, default=64)
   parser.add_argument('--rounds', type=int, default=7)
   parser.add_argument('--networks', default='torchvision,paper')
   parser.add_argument('--modes', default='training,inference')
   arguments = parser.parse_args()
+  dtype = arguments.dtype
+  prefix = 'cpu' if dtype == 'float32' else 'cpu_bf16'
+  if dtype == 'bfloat16' and not has_amx():
+    print('This CPU has no AMX: there are no targets for bfloat16.')
   keys = {'PyTorch': 'pytorch', 'TensorFlow': 'tf', 'plain Flax': 'flax'}
+  if dtype != 'float32':
+    keys = {'ours, float32': 'f32', **keys}
   ratios, speeds = {}, {}
   for mode in arguments.modes.split(','):
     train = mode == 'training'
-    print(f'\n{mode}, batch {arguments.batch_size}, images/s'
-          " (ours / the library's); ceiling: a matrix product")  # fmt: skip
+    inference = '' if train else '_inference'
+    print(f'\n{mode}, {dtype}, batch {arguments.batch_size}, images/s'
+          " (ours / the library's); ceiling: a float32 product")  # fmt: skip
     columns = ('ours', *keys, 'of the ceiling')
     print(f'{"network":<12}' + ''.join(f'{c:>16}' for c in columns))
     for name in arguments.networks.split(','):
-      seconds = measure(name, train, arguments.batch_size, arguments.rounds)
+      seconds = measure(
+        name, train, dtype, arguments.batch_size, arguments.rounds
+      )
       product = seconds.pop('matrix product')
       speed = {
         form: arguments.batch_size / statistics.median(each)
@@ -136,8 +170,12 @@ def main() -> None:
       cells = [f'{speed["ours"]:.1f}']
       for form, key in keys.items():
         times = turns.ratio(seconds[form], seconds['ours'])
-        prefix = 'cpu' if train else 'cpu_inference'
-        ratios[f'{prefix}_{name}_vs_{key}'] = times
+        key = (
+          f'{prefix}{inference}_vs_f32_{name}'
+          if key == 'f32'
+          else f'{prefix}{inference}_{name}_vs_{key}'
+        )
+        ratios[key] = times
         cells.append(f'{speed[form]:.1f} ({times:.2f})')
       ceiling = 2 * PRODUCT**3 / statistics.median(product)
       share = (
@@ -150,9 +188,11 @@ def main() -> None:
         'share of matrix-product ceiling': round(share, 3),
         'matrix-product GFLOP/s': round(ceiling / 1e9, 1),
       }
+  targets = TARGETS | (TARGETS_WITH_AMX if has_amx() else {})
   turns.print_result(
     ratios,
-    {name: least for name, least in TARGETS.items() if name in ratios},
+    {name: least for name, least in targets.items() if name in ratios},
+    dtype=dtype,
     images_per_second=speeds,
     **turns.machine('jax', 'flax', 'torch', 'tensorflow-cpu', 'keras'),
   )

@@ -297,12 +297,16 @@ def pytorch_step(
 
 
 def keras_step(
-  architecture: Architecture, batch_size: int, train: bool
+  architecture: Architecture,
+  batch_size: int,
+  train: bool,
+  dtype: str = 'float32',
 ) -> Once:
   """Returns a training step or forward pass of Keras in a tf.function.
 
   The layers are Keras's; LRN is TensorFlow's. With jit_compile (XLA) it was
-  slower by a third or more.
+  slower by a third or more. With 'bfloat16' the policy is mixed_bfloat16, and
+  the images are bfloat16.
   """
   import os
 
@@ -311,7 +315,10 @@ def keras_step(
   import keras
   import tensorflow as tf
 
+  if dtype != 'float32':
+    keras.mixed_precision.set_global_policy(f'mixed_{dtype}')
   images, labels = map(tf.constant, batch_of(architecture, batch_size))
+  images = tf.cast(images, dtype)
   modules: list[Any] = [keras.Input(images.shape[1:])]
   for layer in architecture.layers:
     if isinstance(layer, layers.Conv):
@@ -357,7 +364,7 @@ def keras_step(
   @tf.function
   def step():
     with tf.GradientTape() as tape:
-      logits = model(images, training=True)
+      logits = tf.cast(model(images, training=True), tf.float32)
       loss = tf.reduce_mean(
         tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
       )

@@ -21,6 +21,8 @@ from alexnet_jax.model.architectures import Blocks
 
 eigen.prefer()
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
+# In bytes: of a cache of the CPU.
+_CACHE = 4 * 2**20
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -223,10 +225,11 @@ def _weight_gradient(x, g, kernel_size, stride, padding):
   """
   if stride > 1:
     return _over_blocks(x, g, kernel_size, stride, padding)
-  # In float32 both are as fast.
-  by_onednn = x.dtype == jnp.bfloat16 and onednn.is_usable(x)
-  form = _by_columns if by_onednn else _by_channels
-  return form(x, g, kernel_size, padding)
+  # In float32 with many channels, Eigen is faster than oneDNN.
+  by_onednn = x.dtype == jnp.bfloat16 or x.shape[-1] <= 64
+  if by_onednn and onednn.is_usable(x):
+    return _by_columns(x, g, kernel_size, padding)
+  return _by_channels(x, g, kernel_size, padding)
 
 
 def _by_columns(x, g, kernel_size, padding):
@@ -238,24 +241,33 @@ def _by_columns(x, g, kernel_size, padding):
   result is `[kh, kw * in, out]`, and its rows are long enough for oneDNN.
   """
   kh, kw = kernel_size
-  (n, h, w, channels), (_, height, width, _) = x.shape, g.shape
+  (n, h, w, channels), (_, height, width, out) = x.shape, g.shape
+  before = padding[0]
   sides = [
-    (padding[0], out + k - 1 - size - padding[0], 0)
-    for out, k, size in ((height, kh, h), (width, kw, w))
+    (before, out_size + k - 1 - size - before, 0)
+    for out_size, k, size in ((height, kh, h), (width, kw, w))
   ]
-  image = jax.lax.pad(
-    x.transpose(1, 2, 3, 0),
-    jnp.zeros((), x.dtype),
-    [*sides, (0, 0, 0), (0, 0, 0)],
-  )
-  dkernel = onednn.conv2d(
-    image.reshape(1, height + kh - 1, -1, n),
-    g.transpose(1, 2, 0, 3),
-    1,
-    (0, 0),
-    dilation=(1, channels),
-  )
-  return dkernel.reshape(kh, kw, channels, -1)
+  zero = jnp.zeros((), x.dtype)
+  x = jax.lax.pad(x, zero, [(0, 0, 0), *sides, (0, 0, 0)])
+  x = jax.lax.optimization_barrier(x)
+  # As many rows of `g` at a time as fit into a cache.
+  rows = max(1, _CACHE // (width * n * out * g.dtype.itemsize))
+  parts = []
+  for y in range(0, height, rows):
+    some = g[:, y : y + rows]
+    image = x[:, y : y + some.shape[1] + kh - 1].transpose(1, 2, 3, 0)
+    parts.append(
+      onednn.conv2d(
+        image.reshape(1, len(image), -1, n),
+        some.transpose(1, 2, 0, 3),
+        1,
+        (0, 0),
+        dilation=(1, channels),
+        dtype=jnp.float32,
+      )
+    )
+  dkernel = functools.reduce(jnp.add, parts)
+  return dkernel.reshape(kh, kw, channels, out).astype(x.dtype)
 
 
 def _by_channels(x, g, kernel_size, padding):
@@ -270,28 +282,6 @@ def _by_channels(x, g, kernel_size, padding):
   )
   # Rows beyond kh come from pixels that no window reaches.
   return dkernel[:, :kh, :kw].transpose(1, 2, 0, 3)
-
-
-def _over_blocks(x, g, kernel_size, stride, padding, groups):
-  """Computes a weight gradient over blocks of pixels.
-
-  Over blocks, the stride is 1 and there are more channels.
-  """
-  kh, kw = kernel_size
-  channels, out = x.shape[-1] // groups, g.shape[-1]
-  blocks = [
-    _blocks(n, out_n, k, stride, padding)
-    for n, out_n, k in zip(x.shape[1:3], g.shape[1:3], kernel_size, strict=True)
-  ]
-  rows, columns = -(-kh // stride), -(-kw // stride)
-  x = jnp.concatenate(
-    [to_blocks(part, *blocks) for part in jnp.split(x, groups, axis=-1)], -1
-  )
-  dkernel = _weight_gradients(x, g, (rows, columns), 1, (0, 0), groups)
-  dkernel = dkernel.reshape(rows, columns, stride, stride, channels, out)
-  dkernel = dkernel.transpose(0, 2, 1, 3, 4, 5)
-  dkernel = dkernel.reshape(rows * stride, columns * stride, channels, out)
-  return dkernel[:kh, :kw]
 
 
 def _over_blocks(x, g, kernel_size, stride, padding):

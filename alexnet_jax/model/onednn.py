@@ -149,7 +149,7 @@ def _is_right(dtype: str) -> bool:
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       feature_group_count=groups,
     )
-    found = conv2d(x, kernel, stride, padding, groups, dilation)
+    found = conv2d(x, kernel, stride, padding, groups, dilation, 'float32')
     convolutions.append((found, expected))
   return all(
     np.array_equal(found, expected)
@@ -197,6 +197,7 @@ def conv2d(
   padding: tuple[int, int],
   groups: int = 1,
   dilation: tuple[int, int] = (1, 1),
+  dtype: Any = None,
 ) -> jax.Array:
   """Computes a convolution, summed in float32; it has no gradient rule.
 
@@ -207,9 +208,10 @@ def conv2d(
     padding: zeros before and after the pixels, in both directions.
     groups: number of parts that inputs and outputs are divided into.
     dilation: steps between the kernel's rows and between its columns.
+    dtype: of the result, float32 or the dtype of `x`, which is the default.
 
   Returns:
-    `[N, H', W', out]`, with the dtype of `x`.
+    `[N, H', W', out]`.
   """
   kh, kw, inputs, outputs = kernel.shape
   assert x.shape[-1] == inputs * groups, (x.shape, kernel.shape)
@@ -242,7 +244,7 @@ def conv2d(
   return _call(
     '__onednn$convolution',
     {'onednn_conv_config': config},
-    jax.ShapeDtypeStruct((x.shape[0], *size, outputs), x.dtype),
+    jax.ShapeDtypeStruct((x.shape[0], *size, outputs), dtype or x.dtype),
     x,
     kernel,
   )
