@@ -20,6 +20,7 @@ from alexnet_jax.config.values import check_batch
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.learning import health, metrics, optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
+from alexnet_jax.model import onednn
 from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.model.summary import layer_table
 from alexnet_jax.pretrained.fine_tuning import init_from
@@ -93,6 +94,11 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     seed=config.seed,
     network=f'{config.model.name}, {config.model.dtype}',
   )
+  if config.model.dtype == 'bfloat16' and onednn.bfloat16_is_slow():
+    warn(
+      'model.dtype=bfloat16 is computed in float32 here, and is no faster '
+      '(docs/speed.md)'
+    )
   state = steps.create_train_state(model, tx, plateau, crop_size, config.seed)
   for line in layer_table(model.architecture, model.num_classes, crop_size):
     say(f'  {line}')

@@ -2,12 +2,15 @@
 
   python benchmarks/cpu_step.py [--dtype=float32] [--batch_size=64]
     [--rounds=7] [--networks=torchvision,paper] [--modes=training,inference]
+    [--keep_memory]
 
 Training is a step: forward, backward, SGD with momentum and weight decay,
 dropout. Inference is the forward pass. The libraries take turns, each in its
 own process (`turns.py`), with their best settings (`libraries.py`); a ratio is
 the median over the rounds. With --dtype=bfloat16 PyTorch runs under autocast
 and Keras under mixed_bfloat16, and this project's float32 takes turns too. The
+processes have glibc's own settings, or with --keep_memory those of our training
+command (`cli/allocator.py`), which make every library faster. The
 ceiling is the speed of XLA's float32 product of 4096 x 4096 in the same rounds.
 The last line is a JSON object.
 """
@@ -95,7 +98,12 @@ def plain_flax(
 
 
 def measure(
-  name: str, train: bool, dtype: str, batch_size: int, rounds: int
+  name: str,
+  train: bool,
+  dtype: str,
+  batch_size: int,
+  rounds: int,
+  keep_memory: bool,
 ) -> dict[str, list[float]]:
   """Returns the seconds of each library's turns.
 
@@ -120,6 +128,7 @@ def measure(
       'matrix product': functools.partial(turns.matrix_product, PRODUCT),
     },
     rounds,
+    keep_memory=keep_memory,
   )
   layouts = seconds['PyTorch'], seconds.pop('PyTorch, channels last')
   seconds['PyTorch'] = min(layouts, key=statistics.median)
@@ -142,6 +151,7 @@ def main() -> None:
   parser.add_argument('--rounds', type=int, default=7)
   parser.add_argument('--networks', default='torchvision,paper')
   parser.add_argument('--modes', default='training,inference')
+  parser.add_argument('--keep_memory', action='store_true')
   arguments = parser.parse_args()
   dtype = arguments.dtype
   prefix = 'cpu' if dtype == 'float32' else 'cpu_bf16'
@@ -160,7 +170,12 @@ def main() -> None:
     print(f'{"network":<12}' + ''.join(f'{c:>16}' for c in columns))
     for name in arguments.networks.split(','):
       seconds = measure(
-        name, train, dtype, arguments.batch_size, arguments.rounds
+        name,
+        train,
+        dtype,
+        arguments.batch_size,
+        arguments.rounds,
+        arguments.keep_memory,
       )
       product = seconds.pop('matrix product')
       speed = {
@@ -193,6 +208,7 @@ def main() -> None:
     ratios,
     {name: least for name, least in targets.items() if name in ratios},
     dtype=dtype,
+    keep_memory=arguments.keep_memory,
     images_per_second=speeds,
     **turns.machine('jax', 'flax', 'torch', 'tensorflow-cpu', 'keras'),
   )

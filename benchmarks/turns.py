@@ -30,7 +30,10 @@ Once = Callable[[], Any]
 
 
 def take_turns(
-  forms: Mapping[str, Callable[[], Once]], rounds: int, warm_ups: int = 2
+  forms: Mapping[str, Callable[[], Once]],
+  rounds: int,
+  warm_ups: int = 2,
+  keep_memory: bool = False,
 ) -> dict[str, list[float]]:
   """Returns the seconds that each form takes in each round.
 
@@ -40,13 +43,17 @@ def take_turns(
       module's function.
     rounds: number of timed turns of each form.
     warm_ups: number of turns before those, which are not timed.
+    keep_memory: whether all processes keep freed memory, as training does
+      (`cli/allocator.py`).
   """
   context = multiprocessing.get_context('spawn')
   pipes, processes = {}, []
   for name, prepare in forms.items():
     pipe, other_end = context.Pipe()
     processes.append(
-      context.Process(target=_serve, args=(other_end, prepare), daemon=True)
+      context.Process(
+        target=_serve, args=(other_end, prepare, keep_memory), daemon=True
+      )
     )
     processes[-1].start()
     other_end.close()
@@ -66,8 +73,9 @@ def take_turns(
   return seconds
 
 
-def _serve(pipe, prepare) -> None:
-  allocator.keep_freed_memory()  # As in training, and for all libraries.
+def _serve(pipe, prepare, keep_memory) -> None:
+  if keep_memory:
+    allocator.keep_freed_memory()
   once = prepare()
   pipe.send(None)
   while True:

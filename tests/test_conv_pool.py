@@ -10,7 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alexnet_jax.model import architectures, conv, onednn, pool
+from alexnet_jax.model import architectures, conv, dense, onednn, pool
+
+# Height, width, kernel, stride, padding and groups of a convolution.
+SHAPES = [
+  (31, 27, 11, 4, (0, 0), 1),
+  (30, 33, 11, 4, (0, 3), 1),
+  (30, 33, 11, 4, (2, 2), 1),
+  (9, 8, 5, 1, (2, 2), 2),
+  (9, 8, 3, 1, (1, 1), 1),
+  (9, 8, 3, 2, (1, 0), 4),
+  (3, 3, 3, 1, (0, 0), 2),
+  (8, 9, 1, 3, (0, 0), 1),
+]
 
 
 def close(a, b, tolerance=1e-5):
@@ -30,17 +42,7 @@ def by_onednn(request, monkeypatch):
 
 @pytest.mark.usefixtures('by_onednn')
 @pytest.mark.parametrize(
-  ('height', 'width', 'kernel', 'stride', 'padding', 'groups'),
-  [
-    (31, 27, 11, 4, (0, 0), 1),
-    (30, 33, 11, 4, (0, 3), 1),
-    (30, 33, 11, 4, (2, 2), 1),
-    (9, 8, 5, 1, (2, 2), 2),
-    (9, 8, 3, 1, (1, 1), 1),
-    (9, 8, 3, 2, (1, 0), 4),
-    (3, 3, 3, 1, (0, 0), 2),
-    (8, 9, 1, 3, (0, 0), 1),
-  ],
+  ('height', 'width', 'kernel', 'stride', 'padding', 'groups'), SHAPES
 )
 def test_conv2d(height, width, kernel, stride, padding, groups):
   rng = np.random.default_rng(0)
@@ -68,6 +70,108 @@ def test_conv2d(height, width, kernel, stride, padding, groups):
     close(gradient, expected)
 
 
+def is_within_two_roundings(found, expected):
+  """Whether bfloat16 values are close to float64 ones.
+
+  bfloat16 has eight significant bits, so a rounding is off by up to 2^-8 of the
+  value. The sums are float32's.
+  """
+  assert found.dtype == jnp.bfloat16
+  error = np.abs(np.asarray(found, np.float64) - expected)
+  allowed = 2 * 2.0**-8 * np.abs(expected) + 1e-6 * np.abs(expected).max()
+  return (error <= allowed).all()
+
+
+def in_float64(x, w, g, stride, padding, groups):
+  """Returns a convolution and both gradients, by NumPy."""
+  x, w, g = (np.asarray(a, np.float64) for a in (x, w, g))
+  n, height, width = g.shape[:3]
+  sides = (0, 0), padding, padding, (0, 0)
+  padded = np.pad(x, sides).reshape(
+    n, x.shape[1] + sum(padding), x.shape[2] + sum(padding), groups, -1
+  )
+  y = np.zeros((n, height, width, groups, g.shape[3] // groups))
+  w = w.reshape(*w.shape[:3], groups, -1)
+  g = g.reshape(y.shape)
+  dx, dw = np.zeros_like(padded), np.zeros_like(w)
+  for i, j in np.ndindex(w.shape[:2]):
+    seen = (
+      slice(None),
+      slice(i, i + (height - 1) * stride + 1, stride),
+      slice(j, j + (width - 1) * stride + 1, stride),
+    )
+    y += np.einsum('nhwgc,cgo->nhwgo', padded[seen], w[i, j])
+    dx[seen] += np.einsum('nhwgo,cgo->nhwgc', g, w[i, j])
+    dw[i, j] = np.einsum('nhwgc,nhwgo->cgo', padded[seen], g)
+  rows, columns = (slice(padding[0], padding[0] + m) for m in x.shape[1:3])
+  dx = dx[:, rows, columns].reshape(x.shape)
+  return y.reshape(n, height, width, -1), dx, dw.reshape(*dw.shape[:3], -1)
+
+
+@pytest.mark.parametrize(
+  ('height', 'width', 'kernel', 'stride', 'padding', 'groups'), SHAPES
+)
+def test_conv2d_in_bfloat16(
+  by_onednn, height, width, kernel, stride, padding, groups
+):
+  if by_onednn and 'bfloat16' not in onednn.dtypes():
+    pytest.skip('this CPU has no bfloat16')
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(2, height, width, 8)), jnp.bfloat16)
+  shape = kernel, kernel, 8 // groups, 12
+  w = jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+  y, vjp = jax.vjp(
+    jax.jit(lambda x, w: conv.conv2d(x, w, stride, padding, groups)), x, w
+  )
+  g = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
+  expected = in_float64(x, w, g, stride, padding, groups)
+  for found, value in zip((y, *vjp(g)), expected, strict=True):
+    assert is_within_two_roundings(found, value)
+
+
+def test_a_weight_gradient_in_parts(by_onednn, monkeypatch):
+  """A gradient that is computed by rows, as many as fit a cache."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 9, 8, 4)).astype(np.float32)
+  w = rng.normal(size=(3, 3, 4, 6)).astype(np.float32)
+
+  def gradient():
+    loss = lambda w: (conv.conv2d(x, w, 1, (1, 1), 1) ** 2).sum()  # noqa: E731
+    jax.clear_caches()
+    lowered = jax.jit(jax.grad(loss)).lower(w)
+    return lowered.compile()(w), lowered.as_text().count('onednn$convolution')
+
+  expected, once = gradient()
+  monkeypatch.setattr(conv, '_CACHE', 2 * 8 * 2 * 6 * 4)  # Two rows.
+  found, calls = gradient()
+  close(found, expected)
+  assert calls == (once + 4 if by_onednn else 0)
+
+
+def test_product_and_bias_in_bfloat16(by_onednn):
+  if by_onednn and 'bfloat16' not in onednn.dtypes():
+    pytest.skip('this CPU has no bfloat16')
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(7, 30)), jnp.bfloat16)
+  # The gradients of the parameters keep float32.
+  w = jnp.asarray(rng.normal(size=(30, 5)), jnp.bfloat16).astype(jnp.float32)
+  b = jnp.asarray(rng.normal(size=5), jnp.float32)
+  y, vjp = jax.vjp(
+    jax.jit(lambda x, w, b: dense.add_bias(dense.product(x, w), b)), x, w, b
+  )
+  g = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
+  x, w, b, g64 = (np.asarray(a, np.float64) for a in (x, w, b, g))
+  # The product is rounded before the bias is added.
+  np.testing.assert_allclose(
+    np.asarray(y, np.float64), x @ w + b, atol=2 * 2.0**-8 * np.abs(x @ w).max()
+  )
+  dx, dw, db = vjp(g)
+  assert is_within_two_roundings(dx, g64 @ w.T)
+  assert dw.dtype == db.dtype == jnp.float32
+  np.testing.assert_allclose(dw, x.T @ g64, atol=1e-5)
+  np.testing.assert_allclose(db, g64.sum(0), atol=1e-5)
+
+
 def test_onednn_is_compiled_in(by_onednn):
   x, w = jnp.ones((2, 9, 9, 8)), jnp.ones((3, 3, 8, 4))
 
@@ -86,6 +190,7 @@ def test_onednn_is_not_used(monkeypatch):
   assert onednn.is_usable(x)
   with onednn.disabled():
     assert not onednn.is_usable(x)
+    assert onednn.bfloat16_is_slow()
   assert not onednn.is_usable(x.astype(jnp.bfloat16))
   with monkeypatch.context() as context:
     context.setattr(jax, 'local_device_count', lambda: 2)
@@ -175,7 +280,15 @@ def test_max_pool(window, stride, ties):
   expected, expected_vjp = jax.vjp(reference, x)
   np.testing.assert_array_equal(y, expected)
   g = rng.normal(size=y.shape).astype(np.float32)
-  close(vjp(g)[0], expected_vjp(g)[0])
+  dx = expected_vjp(g)[0]
+  close(vjp(g)[0], dx)
+  # In bfloat16 the maxima are the same if the values are.
+  x, g = (jnp.asarray(a, jnp.bfloat16) for a in (np.round(x), g))
+  y, vjp = jax.vjp(lambda x: pool.max_pool(x, window, stride), x)
+  expected, expected_vjp = jax.vjp(reference, x.astype(jnp.float32))
+  np.testing.assert_array_equal(y, expected)
+  dx = expected_vjp(g.astype(jnp.float32))[0]
+  assert is_within_two_roundings(vjp(g)[0], np.asarray(dx, np.float64))
 
 
 def test_max_pool_keeps_nan():

@@ -28,7 +28,7 @@ import numpy as np
 _enabled = True
 
 
-def is_usable(x: jax.Array) -> bool:
+def is_usable(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
   """Returns whether this module's operations can be called for `x` on a CPU.
 
   They cannot be called
@@ -52,6 +52,13 @@ def is_usable(x: jax.Array) -> bool:
     and jax.default_backend() == 'cpu'
     and jax.local_device_count() == 1
     and x.dtype.name in dtypes()
+  )
+
+
+def bfloat16_is_slow() -> bool:
+  """Returns whether bfloat16 is computed in float32, which is no faster."""
+  return jax.default_backend() == 'cpu' and not is_usable(
+    jax.ShapeDtypeStruct((), jnp.bfloat16)
   )
 
 
