@@ -20,7 +20,7 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from alexnet_jax.cli import allocator, command
+from alexnet_jax.cli import command, machine
 from alexnet_jax.cli.errors import StorageError, UserError
 from alexnet_jax.cli.files import absolute
 from alexnet_jax.config import help as help_lib
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
         'needs its --config=FILE.py'
       ) from error
     raise
-  allocator.keep_freed_memory()
+  machine.keep_freed_memory()
   with command.quiet_imports():
     import jax
 

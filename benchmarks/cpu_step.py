@@ -10,7 +10,7 @@ own process (`turns.py`), with their best settings (`libraries.py`); a ratio is
 the median over the rounds. With --dtype=bfloat16 PyTorch runs under autocast
 and Keras under mixed_bfloat16, and this project's float32 takes turns too. The
 processes have glibc's own settings, or with --keep_memory those of our training
-command (`cli/allocator.py`), which make every library faster. The
+command (`cli/machine.py`), which make every library faster. The
 ceiling is the speed of XLA's float32 product of 4096 x 4096 in the same rounds.
 The last line is a JSON object.
 """

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from alexnet_jax.cli import allocator
+from alexnet_jax.cli.machine import keep_freed_memory
 
 # For `configs`, which is not an installed package.
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -44,7 +44,7 @@ def take_turns(
     rounds: number of timed turns of each form.
     warm_ups: number of turns before those, which are not timed.
     keep_memory: whether all processes keep freed memory, as training does
-      (`cli/allocator.py`).
+      (`cli/machine.py`).
   """
   context = multiprocessing.get_context('spawn')
   pipes, processes = {}, []
@@ -75,7 +75,7 @@ def take_turns(
 
 def _serve(pipe, prepare, keep_memory) -> None:
   if keep_memory:
-    allocator.keep_freed_memory()
+    keep_freed_memory()
   once = prepare()
   pipe.send(None)
   while True:

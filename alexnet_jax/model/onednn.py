@@ -5,8 +5,8 @@ that would use it are switched off there. This module calls it by name, as those
 passes would. The calls are internal to XLA and may change, so they are tried
 before they are used.
 
-Run as a program, it tries the calls, and prints the dtypes whose numbers are
-right.
+Run as a program, it tries the calls for the dtypes in its arguments, and prints
+those whose numbers are right.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def is_usable(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
   They cannot be called
 
     with a jaxlib that does not have them (`dtypes`);
-    for bfloat16 on a CPU without bfloat16 instructions (`has_bfloat16`);
+    for bfloat16 on a CPU without bfloat16 instructions (`cli/machine.py`);
     with several CPU devices in one process, which is untested;
     for a batch of unknown size, as in exports;
     with a compilation cache: XLA cannot write a program that calls oneDNN to a
@@ -74,16 +74,6 @@ def disabled() -> Iterator[None]:
 
 
 @functools.cache
-def has_bfloat16() -> bool:
-  """Returns whether the CPU multiplies in bfloat16 (AMX or AVX512-BF16)."""
-  try:
-    flags = pathlib.Path('/proc/cpuinfo').read_text().split()
-  except OSError:  # Not Linux.
-    return False
-  return 'amx_bf16' in flags or 'avx512_bf16' in flags
-
-
-@functools.cache
 def dtypes() -> frozenset[str]:
   """Returns the dtypes for which the installed jaxlib computes right numbers.
 
@@ -91,12 +81,16 @@ def dtypes() -> frozenset[str]:
   oneDNN in a way that it does not know. Keeps the answer in the user's cache
   folder.
   """
+  # Imported here, as the other process may not find this package.
+  from alexnet_jax.cli import machine
+
+  names = ('float32', 'bfloat16')[: 1 + machine.has_bfloat16()]
   try:
     library = pathlib.Path(jaxlib.__file__)
     home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
     answer = pathlib.Path(home, 'alexnet_jax') / (
       f'onednn-{jaxlib.__version__}-{platform.machine()}-'
-      f'{"bf16-" if has_bfloat16() else ""}{library.stat().st_mtime_ns}'
+      f'{"-".join(names)}-{library.stat().st_mtime_ns}'
     )
     if answer.exists() and (text := answer.read_text()).startswith('right:'):
       return frozenset(text.split()[1:])
@@ -105,7 +99,7 @@ def dtypes() -> frozenset[str]:
   try:
     done = subprocess.run(
       # -P: imports nothing from this folder.
-      [sys.executable, '-P', __file__],
+      [sys.executable, '-P', __file__, *names],
       env={
         **os.environ,
         'JAX_PLATFORMS': 'cpu',
@@ -269,6 +263,6 @@ def _call(name, config, result, a, b):
 
 if __name__ == '__main__':
   print('tried:', flush=True)
-  for name in ('float32', 'bfloat16')[: 1 + has_bfloat16()]:
+  for name in sys.argv[1:]:
     if _is_right(name):
       print(name, flush=True)

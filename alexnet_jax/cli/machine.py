@@ -1,19 +1,30 @@
-"""Keeps memory from one training step to the next, on CPU.
-
-glibc returns a step's temporary arrays to the system, and the next step faults
-them in again, page by page. Where memory is kept, the peak is the same.
-"""
+"""What the machine's CPU and memory can do for a command."""
 
 import ctypes
+import functools
 import importlib.util
 import os
+import pathlib
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
+@functools.cache
+def has_bfloat16() -> bool:
+  """Returns whether the CPU multiplies in bfloat16 (AMX or AVX512-BF16)."""
+  try:
+    flags = pathlib.Path('/proc/cpuinfo').read_text().split()
+  except OSError:  # Not Linux.
+    return False
+  return 'amx_bf16' in flags or 'avx512_bf16' in flags
+
+
 def keep_freed_memory() -> bool:
   """Makes glibc keep what is freed; returns whether it does.
+
+  Otherwise glibc returns a step's temporary arrays to the system, and the next
+  step faults them in again, page by page.
 
   Must be called before JAX makes its threads. It does nothing
 

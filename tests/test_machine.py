@@ -9,8 +9,8 @@ import pytest
 # Page faults of 64 MB that are written again and again.
 _PROGRAM = """
 import resource
-from alexnet_jax.cli import allocator
-kept = allocator.keep_freed_memory()
+from alexnet_jax.cli import machine
+kept = machine.keep_freed_memory()
 for _ in range(4):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
   bytes(1) * 2**26 + b'x'
