@@ -304,9 +304,9 @@ def keras_step(
 ) -> Once:
   """Returns a training step or forward pass of Keras in a tf.function.
 
-  The layers are Keras's; LRN is TensorFlow's. With jit_compile (XLA) it was
-  slower by a third or more. With 'bfloat16' the policy is mixed_bfloat16, and
-  the images are bfloat16.
+  The layers are Keras's; LRN is TensorFlow's, which has float32 only. With
+  jit_compile (XLA) it was slower by a third or more. With 'bfloat16' the policy
+  is mixed_bfloat16, and the images are bfloat16.
   """
   import os
 
@@ -319,6 +319,13 @@ def keras_step(
     keras.mixed_precision.set_global_policy(f'mixed_{dtype}')
   images, labels = map(tf.constant, batch_of(architecture, batch_size))
   images = tf.cast(images, dtype)
+
+  def lrn(op, x):
+    y = tf.nn.local_response_normalization(
+      tf.cast(x, tf.float32), op.size // 2, op.k, op.alpha, op.beta
+    )
+    return tf.cast(y, x.dtype)
+
   modules: list[Any] = [keras.Input(images.shape[1:])]
   for layer in architecture.layers:
     if isinstance(layer, layers.Conv):
@@ -337,17 +344,7 @@ def keras_step(
         case layers.Activation():
           modules.append(keras.layers.ReLU())
         case layers.LRN():
-          modules.append(
-            keras.layers.Lambda(
-              functools.partial(
-                tf.nn.local_response_normalization,
-                depth_radius=op.size // 2,
-                bias=op.k,
-                alpha=op.alpha,
-                beta=op.beta,
-              )
-            )
-          )
+          modules.append(keras.layers.Lambda(functools.partial(lrn, op)))
         case layers.MaxPool():
           modules.append(keras.layers.MaxPooling2D(op.window, op.stride))
         case layers.Dropout():
