@@ -19,7 +19,8 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
   Args:
     x: `[N, in]`.
-    kernel: `[in, out]`, rounded to the dtype of `x`. Its gradient is not.
+    kernel: `[in, out]`, which is rounded to the dtype of `x`. On CPU its
+      gradient is not.
 
   Returns:
     `[N, out]`, with the dtype of `x`.
@@ -53,11 +54,8 @@ def _on_platform(
   transpose_b: bool = False,
 ) -> jax.Array:
   def by_xla(a, b):
-    return jnp.matmul(
-      a.T if transpose_a else a,
-      b.T if transpose_b else b,
-      preferred_element_type=dtype,
-    )
+    y = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+    return y.astype(dtype)
 
   def on_cpu(a, b):
     if onednn.is_usable(a):
@@ -65,14 +63,14 @@ def _on_platform(
         a, b, dtype, transpose_a=transpose_a, transpose_b=transpose_b
       )
     wide = jnp.promote_types(a.dtype, jnp.float32)
-    return by_xla(a.astype(wide), b.astype(wide)).astype(dtype)
+    return by_xla(a.astype(wide), b.astype(wide))
 
   return jax.lax.platform_dependent(a, b, cpu=on_cpu, default=by_xla)
 
 
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-  """Adds a bias, whose gradient is summed in its own precision.
+  """Adds a bias, on CPU in its own precision.
 
   Args:
     x: `[N, ..., features]`.
@@ -86,7 +84,12 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     >>> jax.grad(lambda bias: add_bias(x, bias).sum())(jnp.ones(3))
     Array([2., 2., 2.], dtype=float32)
   """
-  return (x + bias).astype(x.dtype)
+  return jax.lax.platform_dependent(
+    x,
+    bias,
+    cpu=lambda x, bias: (x + bias).astype(x.dtype),
+    default=lambda x, bias: x + bias.astype(x.dtype),
+  )
 
 
 def _add_bias_fwd(x, bias):
@@ -94,7 +97,13 @@ def _add_bias_fwd(x, bias):
 
 
 def _add_bias_bwd(bias, g):
-  return g, g.sum(range(g.ndim - bias.ndim), bias.dtype)
+  axes = tuple(range(g.ndim - bias.ndim))
+  # XLA's sum in bfloat16 is slow on CPU.
+  return g, jax.lax.platform_dependent(
+    g,
+    cpu=lambda g: g.sum(axes, bias.dtype),
+    default=lambda g: jax.lax.reduce_sum(g, axes).astype(bias.dtype),
+  )
 
 
 add_bias.defvjp(_add_bias_fwd, _add_bias_bwd)
