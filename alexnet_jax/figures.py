@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
   folder = absolute(flags.workdir)
   out = absolute(flags.out) if flags.out else folder
   check_bucket(out, '--out')
-  if not (out.is_dir() or '://' in str(out)):
+  if out.exists() and not out.is_dir():
     raise UserError(f'{out} (--out) is not a folder')
   data = (read_config(folder) or {}).get('data', {})
   name, train_split, val_split = (
@@ -110,6 +110,7 @@ def main(argv: list[str]) -> None:
   )
   dataset.check_resize(network.preprocessing.resize)
   splits = train_split, val_split
+  out.mkdir(parents=True, exist_ok=True)
   content = paper_figures.make(network, dataset, splits, out, *numbers)
   for entry in content['labels']:
     best = entry['classes'][0]
