@@ -37,7 +37,7 @@ chaos: $(VENV)/.test
 	$(BIN)/python tests/chaos.py
 
 # The same on a Cloud Storage server of its own, whose faults are injected too:
-# about an hour on two cores. Prints the table of docs/survival.md for gs://.
+# about 40 minutes on two cores. Prints the table of docs/survival.md for gs://.
 chaos-gcs: $(VENV)/.test
 	$(BIN)/python tests/chaos_gcs.py
 

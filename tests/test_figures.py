@@ -76,10 +76,10 @@ def test_figures_agree_with_all_distances(network, tiny_dir, tmp_path, capsys):
       [n['distance'] for n in entry['neighbors']], distances[order], rtol=1e-3
     )
   for name in ('figure3', 'figure4_labels', 'figure4_neighbors'):
-    with Image.open(tmp_path / f'{name}.png') as image:
+    with Image.open(out / f'{name}.png') as image:
       assert image.width > 100
   # torchvision's 64 kernels of 11 x 11 weights, 4 x 4 pixels for each.
-  with Image.open(tmp_path / 'figure3.png') as image:
+  with Image.open(out / 'figure3.png') as image:
     assert image.size == (10 * 48 + 4, 7 * 48 + 4)
 
 
