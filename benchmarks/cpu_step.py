@@ -10,14 +10,12 @@ own process (`turns.py`), with their best settings (`libraries.py`); a ratio is
 the median over the rounds. With --dtype=bfloat16 PyTorch runs under autocast
 and Keras under mixed_bfloat16, and this project's float32 takes turns too. The
 processes have glibc's own settings, or with --keep_memory those of our training
-command (`cli/machine.py`), which make every library faster. The
-ceiling is the speed of XLA's float32 product of 4096 x 4096 in the same rounds.
-The last line is a JSON object.
+command (`cli/machine.py`). The ceiling is the speed of XLA's float32 product of
+4096 x 4096 in the same rounds. The last line is a JSON object.
 """
 
 import argparse
 import functools
-import pathlib
 import statistics
 
 import jax
@@ -25,6 +23,7 @@ import jax.numpy as jnp
 import libraries
 import turns
 
+from alexnet_jax.cli import machine
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.model.ablations import ablated
@@ -135,12 +134,6 @@ def measure(
   return seconds
 
 
-def has_amx() -> bool:
-  """Returns whether the CPU has AMX with bfloat16."""
-  path = pathlib.Path('/proc/cpuinfo')
-  return path.exists() and 'amx_bf16' in path.read_text().split()
-
-
 def main() -> None:
   """Prints a table for each network and mode, and the JSON line."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -155,7 +148,8 @@ def main() -> None:
   arguments = parser.parse_args()
   dtype = arguments.dtype
   prefix = 'cpu' if dtype == 'float32' else 'cpu_bf16'
-  if dtype == 'bfloat16' and not has_amx():
+  has_amx = 'amx_bf16' in machine.cpu_flags()
+  if dtype == 'bfloat16' and not has_amx:
     print('This CPU has no AMX: there are no targets for bfloat16.')
   keys = {'PyTorch': 'pytorch', 'TensorFlow': 'tf', 'plain Flax': 'flax'}
   if dtype != 'float32':
@@ -203,7 +197,7 @@ def main() -> None:
         'share of matrix-product ceiling': round(share, 3),
         'matrix-product GFLOP/s': round(ceiling / 1e9, 1),
       }
-  targets = TARGETS | (TARGETS_WITH_AMX if has_amx() else {})
+  targets = TARGETS | (TARGETS_WITH_AMX if has_amx else {})
   turns.print_result(
     ratios,
     {name: least for name, least in targets.items() if name in ratios},

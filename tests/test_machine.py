@@ -41,4 +41,5 @@ def test_freed_memory_is_kept(variables, expected):
   )
   kept, faults = done.stdout.split()
   assert kept == str(expected)
-  assert (int(faults) < 1000) == expected  # Of 16,384 pages.
+  if expected:  # Else it depends on huge pages.
+    assert int(faults) < 1000  # Of 16,384 pages.

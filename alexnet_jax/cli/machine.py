@@ -11,13 +11,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 @functools.cache
+def cpu_flags() -> frozenset[str]:
+  """Returns the words of /proc/cpuinfo, such as 'amx_bf16'; none elsewhere."""
+  try:
+    return frozenset(pathlib.Path('/proc/cpuinfo').read_text().split())
+  except OSError:  # Not Linux.
+    return frozenset()
+
+
 def has_bfloat16() -> bool:
   """Returns whether the CPU multiplies in bfloat16 (AMX or AVX512-BF16)."""
-  try:
-    flags = pathlib.Path('/proc/cpuinfo').read_text().split()
-  except OSError:  # Not Linux.
-    return False
-  return 'amx_bf16' in flags or 'avx512_bf16' in flags
+  return not cpu_flags().isdisjoint({'amx_bf16', 'avx512_bf16'})
 
 
 def keep_freed_memory() -> bool:

@@ -18,6 +18,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from alexnet_jax.model import eigen, onednn
 from alexnet_jax.model.architectures import Blocks
+from alexnet_jax.model.lrn import at_least_float32
 
 eigen.prefer()
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
@@ -61,7 +62,7 @@ def conv2d(
     def conv(x, kernel):
       return _xla_conv(x, kernel, stride, padding, 1)
 
-    y = _by_group(conv, groups, *map(_at_least_float32, (x, kernel)))
+    y = _by_group(conv, groups, *map(at_least_float32, (x, kernel)))
     return y.astype(x.dtype)
 
   return jax.lax.platform_dependent(
@@ -80,7 +81,7 @@ def _conv_bwd(stride, padding, groups, residuals, g):
   def on_cpu(x, kernel, g):
     dtype = x.dtype
     if not onednn.is_usable(x):
-      x, kernel, g = map(_at_least_float32, (x, kernel, g))
+      x, kernel, g = map(at_least_float32, (x, kernel, g))
     dx = _input_gradient(g, kernel, x.shape, stride, padding, groups)
     # Not inlined: XLA would fuse a ReLU into the transposes, and only plain
     # transposes are fast.
@@ -166,10 +167,6 @@ def _xla_conv(x, kernel, stride, padding, groups):
     dimension_numbers=_NHWC,
     feature_group_count=groups,
   )
-
-
-def _at_least_float32(x):
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _input_gradient(g, kernel, shape, stride, padding, groups):

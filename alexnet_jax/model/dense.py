@@ -8,9 +8,9 @@ keep XLA's own. The platform is chosen when the computation is lowered.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from alexnet_jax.model import onednn
+from alexnet_jax.model.lrn import at_least_float32
 
 
 @jax.custom_vjp
@@ -26,6 +26,7 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     `[N, out]`, with the dtype of `x`.
 
   Example:
+    >>> import jax.numpy as jnp
     >>> x = jnp.ones((2, 3), jnp.bfloat16)
     >>> product(x, jnp.ones((3, 1))).tolist()
     [[3.0], [3.0]]
@@ -62,8 +63,7 @@ def _on_platform(
       return onednn.matmul(
         a, b, dtype, transpose_a=transpose_a, transpose_b=transpose_b
       )
-    wide = jnp.promote_types(a.dtype, jnp.float32)
-    return by_xla(a.astype(wide), b.astype(wide))
+    return by_xla(at_least_float32(a), at_least_float32(b))
 
   return jax.lax.platform_dependent(a, b, cpu=on_cpu, default=by_xla)
 
@@ -80,6 +80,7 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     The shape and dtype of `x`.
 
   Example:
+    >>> import jax.numpy as jnp
     >>> x = jnp.zeros((2, 3), jnp.bfloat16)
     >>> jax.grad(lambda bias: add_bias(x, bias).sum())(jnp.ones(3))
     Array([2., 2., 2.], dtype=float32)

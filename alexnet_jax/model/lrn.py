@@ -75,7 +75,7 @@ def _lrn(x, size, k, alpha, beta, groups):
 
 
 def _forward(x, size, k, alpha, beta, groups):
-  a = _at_least_float32(x)
+  a = at_least_float32(x)
   total = _window_sum(a * a, x.dtype, (size // 2, (size - 1) // 2), groups)
   power, _ = _inverse_powers(k + alpha * total, beta)
   return (a * power).astype(x.dtype), (x, total.astype(x.dtype))
@@ -89,7 +89,7 @@ def _backward(size, k, alpha, beta, groups, residuals, g):
   The sum runs over those j whose window contains i: the reversed window.
   """
   x, total = residuals
-  a, gradient = _at_least_float32(x), _at_least_float32(g)
+  a, gradient = at_least_float32(x), at_least_float32(g)
   before, after = size // 2, (size - 1) // 2
   # Except on TPU, summing again costs no more than keeping the sums.
   total = jax.lax.platform_dependent(
@@ -109,7 +109,8 @@ def _backward(size, k, alpha, beta, groups, residuals, g):
 _lrn.defvjp(_forward, _backward)
 
 
-def _at_least_float32(x: jax.Array) -> jax.Array:
+def at_least_float32(x: jax.Array) -> jax.Array:
+  """Returns bfloat16 as float32, and any wider array as it is."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -197,7 +198,7 @@ def spatial_response_normalization(
     >>> spatial_response_normalization(x, size=3, k=0, alpha=1, beta=1).ravel()
     Array([0.25, 0.25, 0.25, 0.25], dtype=float32)
   """
-  a = _at_least_float32(x)
+  a = at_least_float32(x)
   around = (size // 2, (size - 1) // 2)
   total = jax.lax.reduce_window(
     a * a,

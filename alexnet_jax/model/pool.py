@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from alexnet_jax.model.lrn import at_least_float32
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: jax.Array, window: int, stride: int) -> jax.Array:
@@ -91,14 +93,13 @@ def _gradient_by_slices(x, g, window, stride):
   """
   # XLA would fuse what the barriers separate, and lose its vector instructions.
   # bfloat16 has none for this on CPU.
-  dtype = jnp.promote_types(x.dtype, jnp.float32)
   first = jax.lax.optimization_barrier(
-    _first_maximum(x.astype(dtype), window, stride)
+    _first_maximum(at_least_float32(x), window, stride)
   )
   last = (window - 1) // stride  # A pixel is in last + 1 windows per axis.
   padding = [(0, 0), (last, last), (last, last), (0, 0)]
   first = jnp.pad(first, padding, constant_values=-1)
-  g = jnp.pad(g.astype(dtype), padding)
+  g = jnp.pad(at_least_float32(g), padding)
   first, g = jax.lax.optimization_barrier((first, g))
   height, width = (size - last for size in first.shape[1:3])
 
