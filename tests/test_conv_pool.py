@@ -48,12 +48,13 @@ def test_conv2d(height, width, kernel, stride, padding, groups):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, height, width, 8)).astype(np.float32)
   w = rng.normal(size=(kernel, kernel, 8 // groups, 12)).astype(np.float32)
+  b = rng.normal(size=12).astype(np.float32)
 
-  def ours(x, w):
-    return conv.conv2d(x, w, stride, padding, groups)
+  def ours(x, w, b):
+    return conv.conv2d(x, w, stride, padding, groups, b)
 
-  def xla(x, w):
-    return jax.lax.conv_general_dilated(
+  def xla(x, w, b):
+    y = jax.lax.conv_general_dilated(
       x,
       w,
       (stride, stride),
@@ -61,9 +62,10 @@ def test_conv2d(height, width, kernel, stride, padding, groups):
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       feature_group_count=groups,
     )
+    return y + b
 
-  y, vjp = jax.vjp(jax.jit(ours), x, w)
-  expected, expected_vjp = jax.vjp(xla, x, w)
+  y, vjp = jax.vjp(jax.jit(ours), x, w, b)
+  expected, expected_vjp = jax.vjp(xla, x, w, b)
   close(y, expected)
   g = rng.normal(size=y.shape).astype(np.float32)
   for gradient, expected in zip(vjp(g), expected_vjp(g), strict=True):
@@ -148,7 +150,9 @@ def test_a_weight_gradient_in_parts(by_onednn, monkeypatch):
   assert calls == (once + 4 if by_onednn else 0)
 
 
-def test_product_and_bias_in_bfloat16(by_onednn):
+@pytest.mark.parametrize('parts', [1, 3])
+def test_product_and_bias_in_bfloat16(by_onednn, monkeypatch, parts):
+  monkeypatch.setattr(dense, '_PART', 30 * 5 // parts)
   if by_onednn and 'bfloat16' not in onednn.dtypes():
     pytest.skip('this CPU has no bfloat16')
   rng = np.random.default_rng(0)
@@ -215,7 +219,8 @@ def test_onednn_is_not_used(monkeypatch):
     ('', '', True),
     ("'__onednn$convolution'", "'__onednn$gone'", False),  # An exception.
     ("'onednn_conv_config'", "'gone'", False),  # Ends the process.
-    (')(a, b)', ')(a, 2 * b)', False),  # Other numbers.
+    # Other numbers.
+    (')(*operands)', ')(operands[0], *(2 * b for b in operands[1:]))', False),
   ],
 )
 def test_onednn_is_tried_in_a_process_of_its_own(

@@ -209,11 +209,10 @@ class Conv(nn.Module):
       # A barrier on `x` would copy this part of the batch.
       kernel, bias, *_ = jax.lax.optimization_barrier((kernel, bias, *before))
     if self.blocked:
-      x = conv2d_of_blocks(x, kernel, layer.stride)
-    elif not layer.shared:
-      x = local_conv2d(x, kernel, layer.kernel, layer.padding)
-    else:
-      x = conv2d(x, kernel, layer.stride, layer.padding, layer.groups)
+      return conv2d_of_blocks(x, kernel, layer.stride, bias)
+    if layer.shared:
+      return conv2d(x, kernel, layer.stride, layer.padding, layer.groups, bias)
+    x = local_conv2d(x, kernel, layer.kernel, layer.padding)
     return add_bias(x, bias)
 
 

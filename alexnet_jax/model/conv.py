@@ -18,6 +18,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from alexnet_jax.model import eigen, onednn
 from alexnet_jax.model.architectures import Blocks
+from alexnet_jax.model.dense import add_bias, bias_gradient
 from alexnet_jax.model.lrn import at_least_float32
 
 eigen.prefer()
@@ -33,6 +34,7 @@ def conv2d(
   stride: int,
   padding: tuple[int, int],
   groups: int,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Computes a two-dimensional convolution (as a cross-correlation).
 
@@ -43,6 +45,7 @@ def conv2d(
     padding: zeros before and after the pixels, in both directions.
     groups: number of parts that inputs and outputs are divided into; each part
       of the outputs sees the same part of the inputs.
+    bias: `[out]` float32, or None.
 
   Returns:
     `[N, H', W', out]`, with the dtype of `x`.
@@ -55,29 +58,34 @@ def conv2d(
     (2, 55, 55, 96)
   """
 
-  def on_cpu(x, kernel):
+  def on_cpu(x, kernel, bias):
     if onednn.is_usable(x):
-      return onednn.conv2d(x, kernel, stride, padding, groups)
+      return onednn.conv2d(x, kernel, stride, padding, groups, bias=bias)
 
     def conv(x, kernel):
       return _xla_conv(x, kernel, stride, padding, 1)
 
     y = _by_group(conv, groups, *map(at_least_float32, (x, kernel)))
-    return y.astype(x.dtype)
+    return _add(y.astype(x.dtype), bias)
 
-  return jax.lax.platform_dependent(
-    x,
-    kernel,
-    cpu=on_cpu,
-    default=lambda x, kernel: _xla_conv(x, kernel, stride, padding, groups),
-  )
+  def by_xla(x, kernel, bias):
+    return _add(_xla_conv(x, kernel, stride, padding, groups), bias)
+
+  return jax.lax.platform_dependent(x, kernel, bias, cpu=on_cpu, default=by_xla)
 
 
-def _conv_fwd(x, kernel, stride, padding, groups):
-  return conv2d(x, kernel, stride, padding, groups), (x, kernel)
+def _add(y, bias):
+  return y if bias is None else add_bias(y, bias)
+
+
+def _conv_fwd(x, kernel, stride, padding, groups, bias):
+  y = conv2d(x, kernel, stride, padding, groups, bias)
+  return y, (x, kernel, bias)
 
 
 def _conv_bwd(stride, padding, groups, residuals, g):
+  *residuals, bias = residuals
+
   def on_cpu(x, kernel, g):
     dtype = x.dtype
     if not onednn.is_usable(x):
@@ -99,24 +107,30 @@ def _conv_bwd(stride, padding, groups, residuals, g):
     )
     return vjp(g)
 
-  return jax.lax.platform_dependent(*residuals, g, cpu=on_cpu, default=by_xla)
+  dx, dkernel = jax.lax.platform_dependent(
+    *residuals, g, cpu=on_cpu, default=by_xla
+  )
+  return dx, dkernel, None if bias is None else bias_gradient(g, bias)
 
 
 conv2d.defvjp(_conv_fwd, _conv_bwd)
 
 
-def conv2d_of_blocks(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+def conv2d_of_blocks(
+  x: jax.Array, kernel: jax.Array, stride: int, bias: jax.Array | None = None
+) -> jax.Array:
   """Computes `conv2d` with one group, from blocks of pixels.
 
   Args:
     x: `[N, H', W', stride * stride * in]`, with padding: see `to_blocks`.
     kernel: `[kh, kw, in, out]`, with the dtype of `x`.
     stride: step over the pixels, equal to the side of a block.
+    bias: `[out]` float32, or None.
 
   Returns:
     `[N, H'', W'', out]`, as `conv2d` returns it for the pixels.
   """
-  return conv2d(x, _kernel_to_blocks(kernel, stride), 1, (0, 0), 1)
+  return conv2d(x, _kernel_to_blocks(kernel, stride), 1, (0, 0), 1, bias)
 
 
 def to_blocks(x: Any, rows: Blocks, columns: Blocks | None = None) -> Any:

@@ -8,9 +8,13 @@ keep XLA's own. The platform is chosen when the computation is lowered.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from alexnet_jax.model import onednn
 from alexnet_jax.model.lrn import at_least_float32
+
+# Elements of a kernel that are rounded at a time: 8 MB in bfloat16.
+_PART = 4 * 2**20
 
 
 @jax.custom_vjp
@@ -31,7 +35,7 @@ def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     >>> product(x, jnp.ones((3, 1))).tolist()
     [[3.0], [3.0]]
   """
-  return _on_platform(x, kernel.astype(x.dtype), x.dtype)
+  return _on_platform(x, kernel, x.dtype)
 
 
 def _product_fwd(x, kernel):
@@ -40,7 +44,7 @@ def _product_fwd(x, kernel):
 
 def _product_bwd(residuals, g):
   x, kernel = residuals
-  dx = _on_platform(g, kernel.astype(x.dtype), x.dtype, transpose_b=True)
+  dx = _on_platform(g, kernel, x.dtype, transpose_b=True)
   return dx, _on_platform(x, g, kernel.dtype, transpose_a=True)
 
 
@@ -55,17 +59,55 @@ def _on_platform(
   transpose_b: bool = False,
 ) -> jax.Array:
   def by_xla(a, b):
+    b = b.astype(a.dtype)
     y = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
     return y.astype(dtype)
 
   def on_cpu(a, b):
     if onednn.is_usable(a):
-      return onednn.matmul(
-        a, b, dtype, transpose_a=transpose_a, transpose_b=transpose_b
-      )
+      if transpose_a:
+        return onednn.matmul(a, b, dtype, transpose_a=True)
+      return _by_parts(a, b, dtype, transpose_b)
+    b = b.astype(a.dtype)
     return by_xla(at_least_float32(a), at_least_float32(b))
 
   return jax.lax.platform_dependent(a, b, cpu=on_cpu, default=by_xla)
+
+
+def _by_parts(x, kernel, dtype, transpose):
+  """Multiplies by a kernel, and rounds only some of its rows at a time.
+
+  The rounded rows stay in a cache. A copy of the kernel would be new memory,
+  which the system has to clear at each call.
+  """
+
+  def multiply(x, rows, dtype):
+    rows = rows.astype(x.dtype)
+    return onednn.matmul(x, rows, dtype, transpose_b=transpose)
+
+  rows, columns = kernel.shape
+  parts = next(n for n in range(1, rows + 1) if _divides(n, kernel))
+  if parts == 1 or kernel.dtype == x.dtype:
+    return multiply(x, kernel, dtype)
+  kernel = kernel.reshape(parts, -1, columns)
+  if transpose:
+    y = jax.lax.map(lambda rows: multiply(x, rows, dtype), kernel)
+    return y.swapaxes(0, 1).reshape(len(x), rows)
+
+  def add(total, part):
+    x, rows = part
+    return total + multiply(x, rows, jnp.float32), None
+
+  zeros = jnp.zeros((len(x), columns), jnp.float32)
+  x = x.reshape(len(x), parts, -1).swapaxes(0, 1)
+  return jax.lax.scan(add, zeros, (x, kernel))[0].astype(dtype)
+
+
+def _divides(parts, kernel):
+  """Returns whether a kernel has that many equal parts of at most `_PART`."""
+  rows, columns = kernel.shape
+  small = rows // parts * columns <= _PART
+  return rows % parts == 0 and (small or parts == rows)
 
 
 @jax.custom_vjp
@@ -98,9 +140,19 @@ def _add_bias_fwd(x, bias):
 
 
 def _add_bias_bwd(bias, g):
+  return g, bias_gradient(g, bias)
+
+
+def bias_gradient(g: jax.Array, bias: jax.Array) -> jax.Array:
+  """Returns the gradient of a bias, of its shape and dtype.
+
+  Args:
+    g: the gradient of the layer's output, `[N, ..., features]`.
+    bias: the last axes of `g`.
+  """
   axes = tuple(range(g.ndim - bias.ndim))
   # XLA's sum in bfloat16 is slow on CPU.
-  return g, jax.lax.platform_dependent(
+  return jax.lax.platform_dependent(
     g,
     cpu=lambda g: g.sum(axes, bias.dtype),
     default=lambda g: jax.lax.reduce_sum(g, axes).astype(bias.dtype),

@@ -110,8 +110,9 @@ _lrn.defvjp(_forward, _backward)
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
-  """Returns bfloat16 as float32, and any wider array as it is."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+  """Returns floats of 16 bits as float32, and any other array as it is."""
+  is_short = x.dtype in (jnp.bfloat16, jnp.float16)
+  return x.astype(jnp.float32) if is_short else x
 
 
 def _window_sum(x, dtype, window, groups):

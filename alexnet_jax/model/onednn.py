@@ -150,8 +150,11 @@ def _is_right(dtype: str) -> bool:
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       feature_group_count=groups,
     )
-    found = conv2d(x, kernel, stride, padding, groups, dilation, 'float32')
-    convolutions.append((found, expected))
+    bias = jnp.arange(6, dtype='float32')
+    found = conv2d(
+      x, kernel, stride, padding, groups, dilation, 'float32', bias
+    )
+    convolutions.append((found, expected + bias))
   return all(
     np.array_equal(found, expected)
     for found, expected in (*products, *convolutions)
@@ -199,6 +202,7 @@ def conv2d(
   groups: int = 1,
   dilation: tuple[int, int] = (1, 1),
   dtype: Any = None,
+  bias: jax.Array | None = None,
 ) -> jax.Array:
   """Computes a convolution, summed in float32; it has no gradient rule.
 
@@ -210,6 +214,7 @@ def conv2d(
     groups: number of parts that inputs and outputs are divided into.
     dilation: steps between the kernel's rows and between its columns.
     dtype: of the result, float32 or the dtype of `x`, which is the default.
+    bias: `[out]` float32, added before the result is rounded.
 
   Returns:
     `[N, H', W', out]`.
@@ -241,6 +246,7 @@ def conv2d(
       'window_dilations': list(dilation),
     },
     'feature_groups': groups,
+    'fusions': {'ops': [] if bias is None else ['BIAS']},
   }
   return _call(
     '__onednn$convolution',
@@ -248,17 +254,18 @@ def conv2d(
     jax.ShapeDtypeStruct((x.shape[0], *size, outputs), dtype or x.dtype),
     x,
     kernel,
+    *([] if bias is None else [bias]),
   )
 
 
-def _call(name, config, result, a, b):
+def _call(name, config, result, *operands):
   return jax.ffi.ffi_call(
     name,
     result,
     vmap_method='sequential',
     custom_call_api_version=2,
     legacy_backend_config=json.dumps(config),
-  )(a, b)
+  )(*operands)
 
 
 if __name__ == '__main__':

@@ -69,10 +69,11 @@ _COLUMNS, _ROWS = 2, 1
 
 
 def _by_slices(x, window, stride):
+  y = at_least_float32(x)
   for axis in (_COLUMNS, _ROWS):
-    x = functools.reduce(jnp.maximum, _slices(x, window, stride, axis))
+    y = functools.reduce(jnp.maximum, _slices(y, window, stride, axis))
   # XLA would fuse a reshape that follows, and lose its vector instructions.
-  return jax.lax.optimization_barrier(x)
+  return jax.lax.optimization_barrier(y.astype(x.dtype))
 
 
 def _slices(x, window, stride, axis):
