@@ -137,10 +137,11 @@ def train_step(
     )
     params = optax.apply_updates(state.params, updates)
   with jax.named_scope('not_finite'):
-    # The update writes these arrays anyway, so this needs no pass over the
-    # gradients. A gradient that is not finite makes them not finite.
-    moved = jax.tree.map(jnp.add, params, opt_state.trace)
-    first = (state.not_finite == 0) & ~all_finite((sums['loss'], moved))
+    # The update writes the velocity anyway, so this needs no pass over the
+    # gradients. A gradient or a parameter that is not finite makes it not
+    # finite, also if the learning rate or the weight decay is 0.
+    written = sums['loss'], opt_state.trace
+    first = (state.not_finite == 0) & ~all_finite(written)
   return state.replace(
     step=state.step + 1,
     not_finite=jnp.where(first, state.step + 1, state.not_finite),
