@@ -50,9 +50,9 @@ def test_times_each_library_without_tensorflow(tmp_path):
 
 def test_its_optimizer_is_that_of_the_config(monkeypatch):
   monkeypatch.syspath_prepend(str(BENCHMARKS))
-  import gpu_step
+  import gpu_rows
 
   config = imagenet.get_config().optimizer
-  for name, value in vars(gpu_step.OPTIMIZER).items():
+  for name, value in vars(gpu_rows.OPTIMIZER).items():
     if name != 'learning_rate':
       assert config[name] == value, name
