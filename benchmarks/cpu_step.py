@@ -17,6 +17,7 @@ command (`cli/machine.py`). The ceiling is the speed of XLA's float32 product of
 import argparse
 import functools
 import statistics
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,21 +55,31 @@ def ours(
   ablations: tuple[str, ...] = (),
   dtype: str = 'float32',
 ) -> turns.Once:
-  """Returns this project's training step or forward pass.
+  """Returns this project's training step or forward pass."""
+  if not train:
+    architecture = ablated(ARCHITECTURES[name], ablations)
+    model = AlexNet(architecture, dtype=jnp.dtype(dtype))
+    return libraries.flax_inference(model, architecture, batch_size, dtype)
+  step, *state, batch = our_step(name, batch_size, ablations, dtype)
 
-  The step is that of the training loop.
-  """
+  def once():
+    state[:] = [jax.block_until_ready(step(*state, batch))]
+
+  return once
+
+
+def our_step(
+  name: str, batch_size: int, ablations: tuple[str, ...], dtype: str
+) -> tuple[Any, Any, dict[str, Any]]:
+  """Returns the step of the training loop, a state and a batch."""
   architecture = ablated(ARCHITECTURES[name], ablations)
   model = AlexNet(architecture, dtype=jnp.dtype(dtype))
-  if not train:
-    return libraries.flax_inference(model, architecture, batch_size, dtype)
   config = default.get_config().optimizer
   config.learning_rate = libraries.RATE
   tx = optimizer.paper_sgd()
   state = steps.create_train_state(
     model, tx, optimizer.plateau_decay(config), architecture.input_size, 0
   )
-  state = [steps.replicate(state)]
   images, labels = libraries.batch_of(architecture, batch_size)
   images = jnp.asarray(images, dtype)
   batch = jax.device_put({'image': images[None], 'label': labels[None]})
@@ -78,11 +89,7 @@ def ours(
     rates=optimizer.rates_of(config, 1000, 90_000),
     dropout_key=jax.random.key(0),
   )
-
-  def once():
-    state[:] = [jax.block_until_ready(step(*state, batch))]
-
-  return once
+  return step, steps.replicate(state), batch
 
 
 def plain_flax(

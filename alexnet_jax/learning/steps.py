@@ -137,11 +137,16 @@ def train_step(
     )
     params = optax.apply_updates(state.params, updates)
   with jax.named_scope('not_finite'):
-    # The update writes the velocity anyway, so this needs no pass over the
-    # gradients. A gradient or a parameter that is not finite makes it not
-    # finite, also if the learning rate or the weight decay is 0.
-    written = sums['loss'], opt_state.trace
-    first = (state.not_finite == 0) & ~all_finite(written)
+    # The update writes these arrays anyway, so this needs no pass over the
+    # gradients. A gradient or a parameter that is not finite makes the velocity
+    # not finite. TPUs sum both arrays within the update's own pass.
+    written = jax.lax.platform_dependent(
+      params,
+      opt_state.trace,
+      cpu=lambda params, velocity: velocity,
+      default=lambda *both: jax.tree.map(jnp.add, *both),
+    )
+    first = (state.not_finite == 0) & ~all_finite((sums['loss'], written))
   return state.replace(
     step=state.step + 1,
     not_finite=jnp.where(first, state.step + 1, state.not_finite),

@@ -138,6 +138,18 @@ class Program:
     rounded = {name: round(cycles[name]) for name in names if name in cycles}
     return rounded, without
 
+  def shares(self, scopes: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Returns each operation's shares of the parts of the step, by its name.
+
+    Args:
+      scopes: as in `cycles`. An operation's shares have the sum 1.
+    """
+    return {
+      i.name: self._shares(i, by_id, scopes)
+      for i, by_id, _ in self.instructions()
+      if i.opcode not in (*_FREE, 'call', 'while', 'conditional')
+    }
+
   def _shares(self, i, by_id, scopes) -> dict[str, float]:
     """Returns the shares of an operation that belong to each part; sum 1.
 
