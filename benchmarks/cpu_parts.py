@@ -10,7 +10,6 @@ it computes a gradient. The last line is a JSON object, in milliseconds a step.
 
 import argparse
 import collections
-import json
 import pathlib
 import tempfile
 
@@ -90,7 +89,7 @@ def main() -> None:
     part: {kind: round(ms, 1) for kind, ms in kinds.items()}
     for part, kinds in parts.items()
   }
-  print(json.dumps({'ms': rounded, **turns.machine('jax', 'flax')}))
+  turns.print_result({}, {}, ms=rounded, **turns.machine('jax', 'flax'))
 
 
 if __name__ == '__main__':

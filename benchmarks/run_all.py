@@ -15,16 +15,19 @@ import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
 PAGE = HERE.parent / 'docs' / 'benchmarks.md'
-BENCHMARKS = (
-  'cpu_step',
-  'conv',
-  'lrn',
-  'ablations',
-  'train_overhead',
-  'startup',
-  'tpu_step',
-  'input_pipeline',
-)
+# The names of the page's parts, and their commands.
+BENCHMARKS = {
+  'cpu_step': 'cpu_step.py',
+  'cpu_step_bfloat16': 'cpu_step.py --dtype=bfloat16',
+  'cpu_parts': 'cpu_parts.py',
+  'conv': 'conv.py',
+  'lrn': 'lrn.py',
+  'ablations': 'ablations.py',
+  'train_overhead': 'train_overhead.py',
+  'startup': 'startup.py',
+  'tpu_step': 'tpu_step.py',
+  'input_pipeline': 'input_pipeline.py',
+}
 HEAD = """# Benchmarks
 
 `make bench` writes this page: each part is the output of its command, from one
@@ -35,7 +38,8 @@ results."""
 
 def part(name: str, arguments: list[str]) -> str:
   """Runs a benchmark and returns its output as Markdown."""
-  command = [sys.executable, f'benchmarks/{name}.py', *arguments]
+  shown = f'python benchmarks/{BENCHMARKS[name]}'
+  command = [sys.executable, *shown.split()[1:], *arguments]
   print(f'{name} ...', file=sys.stderr, flush=True)
   done = subprocess.run(
     command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True, check=True
@@ -52,19 +56,19 @@ def part(name: str, arguments: list[str]) -> str:
     f'| `{key}` | {value:g} | {result["targets"].get(key, "-")} |'
     for key, value in result['ratios'].items()
   ]
+  head = ['| ratio | measured | target |', '|---|---|---|'] * bool(rows)
   return '\n'.join([
     f'## {name}',
     '',
-    f'`python benchmarks/{name}.py`; ' + ', '.join(where),
+    f'`{shown}`; ' + ', '.join(where),
     '',
     '```',
     *table,
     '```',
     '',
-    '| ratio | measured | target |',
-    '|---|---|---|',
+    *head,
     *rows,
-    '',
+    *[''] * bool(rows),
     'No targets.' if not result['targets']
     else 'All targets are met.' if result['met']
     else 'Missed: ' + ', '.join(f'`{key}`' for key in result['missed']) + '.',

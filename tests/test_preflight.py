@@ -169,6 +169,14 @@ def test_cycles_belong_to_the_layers_in_a_fusion():
   cycles, without = program.cycles(scopes)
   assert cycles == {'conv1': 707, 'lrn1': 300}
   assert without == ['all-reduce (all_reduce)', 'select-and-scatter (pool1)']
+  # The parameter is not executed.
+  assert program.shares(scopes) == {
+    'a': {'conv1': 1, 'lrn1': 0},
+    'b': {'conv1': 0.25, 'lrn1': 0.75},
+    'd': {'conv1': 1},
+    'e': {'all_reduce': 1},
+    's': {'pool1': 1},
+  }
   assert program.collective_bytes() == 4000
   kernels = program.kernels()
   assert kernels.launched == 5
