@@ -122,13 +122,20 @@ def test_conv2d_in_bfloat16(
   x = jnp.asarray(rng.normal(size=(2, height, width, 8)), jnp.bfloat16)
   shape = kernel, kernel, 8 // groups, 12
   w = jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+  b = jnp.asarray(rng.normal(size=12), jnp.float32)
   y, vjp = jax.vjp(
-    jax.jit(lambda x, w: conv.conv2d(x, w, stride, padding, groups)), x, w
+    jax.jit(lambda x, w, b: conv.conv2d(x, w, stride, padding, groups, b)),
+    x,
+    w,
+    b,
   )
   g = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
-  expected = in_float64(x, w, g, stride, padding, groups)
-  for found, value in zip((y, *vjp(g)), expected, strict=True):
+  product, *expected = in_float64(x, w, g, stride, padding, groups)
+  *gradients, db = vjp(g)
+  expected = product + np.asarray(b, np.float64), *expected
+  for found, value in zip((y, *gradients), expected, strict=True):
     assert is_within_two_roundings(found, value)
+  close(db, np.asarray(g, np.float64).sum((0, 1, 2)))
 
 
 def test_a_weight_gradient_in_parts(by_onednn, monkeypatch):

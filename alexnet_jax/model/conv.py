@@ -66,7 +66,7 @@ def conv2d(
       return _xla_conv(x, kernel, stride, padding, 1)
 
     y = _by_group(conv, groups, *map(at_least_float32, (x, kernel)))
-    return _add(y.astype(x.dtype), bias)
+    return _add(y, bias).astype(x.dtype)
 
   def by_xla(x, kernel, bias):
     return _add(_xla_conv(x, kernel, stride, padding, groups), bias)
