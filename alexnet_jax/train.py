@@ -96,8 +96,8 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
   )
   if config.model.dtype == 'bfloat16' and onednn.bfloat16_is_slow():
     warn(
-      'model.dtype=bfloat16 is computed in float32 here, and is no faster '
-      '(docs/speed.md)'
+      'model.dtype=bfloat16 is computed in float32 here, and is no faster: set '
+      '--config.model.dtype=float32 (docs/speed.md)'
     )
   state = steps.create_train_state(model, tx, plateau, crop_size, config.seed)
   for line in layer_table(model.architecture, model.num_classes, crop_size):

@@ -71,8 +71,10 @@ def main() -> None:
   parser.add_argument('--keep_memory', action='store_true')
   arguments = parser.parse_args()
   jax.config.update('jax_platforms', 'cpu')
-  if arguments.keep_memory:
-    machine.keep_freed_memory()
+  if arguments.keep_memory and not machine.keep_freed_memory():
+    parser.error(
+      '--keep_memory: not glibc, or MALLOC_*, GLIBC_TUNABLES are set'
+    )
   parts = measure(
     arguments.network, arguments.dtype, arguments.batch_size, arguments.steps
   )

@@ -153,6 +153,10 @@ def main() -> None:
   parser.add_argument('--modes', default='training,inference')
   parser.add_argument('--keep_memory', action='store_true')
   arguments = parser.parse_args()
+  if arguments.keep_memory and not machine.keep_freed_memory():
+    parser.error(
+      '--keep_memory: not glibc, or MALLOC_*, GLIBC_TUNABLES are set'
+    )
   dtype = arguments.dtype
   prefix = 'cpu' if dtype == 'float32' else 'cpu_bf16'
   has_amx = 'amx_bf16' in machine.cpu_flags()

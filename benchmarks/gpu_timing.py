@@ -121,11 +121,11 @@ class Timing:
           seconds[form].append((time.perf_counter() - start) / counts[form])
     for form in errors:
       seconds.pop(form, None)
-    self._print(row, seconds, errors, list(forms))
+    self._print(row, seconds, errors)
     if row.mode == 'training' and row.batch in (512, 2) and 'ours' in seconds:
       self._print_program(row, statistics.median(seconds['ours']))
 
-  def _print(self, row, seconds, errors, timed) -> None:
+  def _print(self, row, seconds, errors) -> None:
     speeds = {f: row.batch / statistics.median(x) for f, x in seconds.items()}
     line = f'{row!s}'
     for form in ('ours', 'plain Flax', 'PyTorch', 'PyTorch+'):
@@ -230,7 +230,7 @@ class Timing:
       print(f'skipped, for time: {name}')
 
   def _stop(self) -> None:
-    print(f'stopped: not done {20} s after the time was up', flush=True)
+    print('stopped: not done 20 s after the time was up', flush=True)
     self._finish()
     os._exit(1)
 

@@ -146,7 +146,6 @@ def test_a_weight_gradient_in_parts(by_onednn, monkeypatch):
 
   def gradient():
     loss = lambda w: (conv.conv2d(x, w, 1, (1, 1), 1) ** 2).sum()  # noqa: E731
-    jax.clear_caches()
     lowered = jax.jit(jax.grad(loss)).lower(w)
     return lowered.compile()(w), lowered.as_text().count('onednn$convolution')
 
@@ -167,9 +166,10 @@ def test_product_and_bias_in_bfloat16(by_onednn, monkeypatch, parts):
   # The gradients of the parameters keep float32.
   w = jnp.asarray(rng.normal(size=(30, 5)), jnp.bfloat16).astype(jnp.float32)
   b = jnp.asarray(rng.normal(size=5), jnp.float32)
-  y, vjp = jax.vjp(
-    jax.jit(lambda x, w, b: dense.add_bias(dense.product(x, w), b)), x, w, b
-  )
+  layer = jax.jit(lambda x, w, b: dense.add_bias(dense.product(x, w), b))
+  y, vjp = jax.vjp(layer, x, w, b)
+  loops = layer.lower(x, w, b).as_text().count('stablehlo.while')
+  assert loops == (by_onednn and parts > 1)
   g = jnp.asarray(rng.normal(size=y.shape), jnp.bfloat16)
   x, w, b, g64 = (np.asarray(a, np.float64) for a in (x, w, b, g))
   # The product is rounded before the bias is added.
@@ -181,6 +181,42 @@ def test_product_and_bias_in_bfloat16(by_onednn, monkeypatch, parts):
   assert dw.dtype == db.dtype == jnp.float32
   np.testing.assert_allclose(dw, x.T @ g64, atol=1e-5)
   np.testing.assert_allclose(db, g64.sum(0), atol=1e-5)
+
+
+def test_parameters_of_other_dtypes_and_empty_batches(by_onednn):
+  del by_onednn
+
+  def loss(x, kernel, bias, weights):
+    y = conv.conv2d(x, kernel.astype(x.dtype), 1, (1, 1), 1, bias)
+    y = pool.max_pool(y, 3, 2)
+    return dense.product(y.reshape(y.shape[0], 64), weights).sum()
+
+  shapes = (3, 3, 8, 4), (4,), (64, 5)
+  for dtype in (jnp.float32, jnp.bfloat16):
+    parameters = [jnp.ones(shape, dtype) for shape in shapes]
+    for images in (2, 0):
+      x = jnp.ones((images, 9, 9, 8), jnp.float32)
+      gradients = jax.grad(loss, (1, 2, 3))(x, *parameters)
+      for gradient, parameter in zip(gradients, parameters, strict=True):
+        assert gradient.dtype == parameter.dtype
+        assert np.isfinite(np.asarray(gradient, np.float32)).all()
+        assert (gradient != 0).any() == (images > 0)
+
+
+def test_switched_off_after_a_trace(monkeypatch):
+  monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
+  x, w = jnp.ones((2, 9, 9, 8)), jnp.ones((3, 3, 8, 4))
+
+  def calls():
+    loss = lambda x, w: conv.conv2d(x, w, 1, (1, 1), 1).sum()  # noqa: E731
+    return (
+      jax.jit(jax.grad(loss, (0, 1))).lower(x, w).as_text().count('onednn$')
+    )
+
+  used = calls()
+  with onednn.disabled():
+    assert calls() == 0
+  assert calls() == used == (2 if onednn.dtypes() else 0)
 
 
 def test_onednn_is_compiled_in(by_onednn):
@@ -202,7 +238,12 @@ def test_onednn_is_not_used(monkeypatch):
   with onednn.disabled():
     assert not onednn.is_usable(x)
     assert onednn.bfloat16_is_slow()
-  assert not onednn.is_usable(x.astype(jnp.bfloat16))
+  short = x.astype(jnp.bfloat16)
+  assert not onednn.is_usable(short)
+  # It is computed in float32, by oneDNN.
+  once = jax.jit(lambda x, w: conv.conv2d(x, w, 1, (1, 1), 1))
+  text = once.lower(short, jnp.ones((3, 3, 8, 4), jnp.bfloat16)).as_text()
+  assert '__onednn$convolution' in text
   with monkeypatch.context() as context:
     context.setattr(jax, 'local_device_count', lambda: 2)
     assert not onednn.is_usable(x)
@@ -214,7 +255,11 @@ def test_onednn_is_not_used(monkeypatch):
     jax.config.update('jax_compilation_cache_dir', before)
   (batch,) = jax.export.symbolic_shape('batch')
   exported = jax.export.export(
-    jax.jit(lambda x: conv.conv2d(x, w, 1, (1, 1), 1))
+    jax.jit(
+      jax.grad(
+        lambda x: pool.max_pool(conv.conv2d(x, w, 1, (1, 1), 1), 3, 2).sum()
+      )
+    )
   )
   w = jnp.ones((3, 3, 8, 4))
   exported(jax.ShapeDtypeStruct((batch, 9, 9, 8), jnp.float32)).serialize()

@@ -2,7 +2,7 @@
 
 On CPU, XLA is slow at grouped convolutions and at weight gradients of large
 kernels. On CPU only, this module uses oneDNN where it can (`onednn.py`), and
-writes every gradient as a forward convolution. Without oneDNN it splits the
+writes weight gradients as forward convolutions. Without oneDNN it splits the
 groups, and computes bfloat16 in float32, in which XLA is faster. GPU and TPU
 keep XLA's own convolutions. The platform is chosen when the computation is
 lowered.
@@ -23,7 +23,7 @@ from alexnet_jax.model.lrn import at_least_float32
 
 eigen.prefer()
 _NHWC = ('NHWC', 'HWIO', 'NHWC')
-# In bytes: of a cache of the CPU.
+# Bytes that fit in a cache of the CPU.
 _CACHE = 4 * 2**20
 
 
@@ -59,19 +59,28 @@ def conv2d(
   """
 
   def on_cpu(x, kernel, bias):
+    dtype = x.dtype
+    x, kernel = _computed(x, kernel)
     if onednn.is_usable(x):
-      return onednn.conv2d(x, kernel, stride, padding, groups, bias=bias)
+      bias = None if bias is None else bias.astype(jnp.float32)
+      y = onednn.conv2d(x, kernel, stride, padding, groups, bias=bias)
+      return y.astype(dtype)
 
     def conv(x, kernel):
       return _xla_conv(x, kernel, stride, padding, 1)
 
-    y = _by_group(conv, groups, *map(at_least_float32, (x, kernel)))
-    return _add(y, bias).astype(x.dtype)
+    return _add(_by_group(conv, groups, x, kernel), bias).astype(dtype)
 
   def by_xla(x, kernel, bias):
     return _add(_xla_conv(x, kernel, stride, padding, groups), bias)
 
   return jax.lax.platform_dependent(x, kernel, bias, cpu=on_cpu, default=by_xla)
+
+
+def _computed(*arrays):
+  """Returns arrays in the dtype in which the CPU computes them."""
+  usable = onednn.is_usable(arrays[0])
+  return arrays if usable else tuple(map(at_least_float32, arrays))
 
 
 def _add(y, bias):
@@ -88,15 +97,17 @@ def _conv_bwd(stride, padding, groups, residuals, g):
 
   def on_cpu(x, kernel, g):
     dtype = x.dtype
-    if not onednn.is_usable(x):
-      x, kernel, g = map(at_least_float32, (x, kernel, g))
+    x, kernel, g = _computed(x, kernel, g)
     dx = _input_gradient(g, kernel, x.shape, stride, padding, groups)
+
+    def of_group(x, g):
+      return _weight_gradient(x, g, kernel.shape[:2], stride, padding)
+
     # Not inlined: XLA would fuse a ReLU into the transposes, and only plain
-    # transposes are fast.
+    # transposes are fast. A new function, as `onednn.disabled` may have changed
+    # since another was traced.
     with set_xla_metadata(inlineable='false'):
-      dkernel = _weight_gradients(
-        x, g, kernel.shape[:2], stride, padding, groups
-      )
+      dkernel = jax.jit(lambda x, g: _by_group(of_group, groups, x, g))(x, g)
     return dx.astype(dtype), dkernel.astype(dtype)
 
   def by_xla(x, kernel, g):
@@ -214,14 +225,6 @@ def _by_group(operation, groups, *arrays):
   parts = zip(*(jnp.split(x, groups, axis=-1) for x in arrays), strict=True)
   outputs = [operation(*part) for part in parts]
   return jnp.concatenate(outputs, axis=-1) if groups > 1 else outputs[0]
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3, 4, 5))
-def _weight_gradients(x, g, kernel_size, stride, padding, groups):
-  def of_group(x, g):
-    return _weight_gradient(x, g, kernel_size, stride, padding)
-
-  return _by_group(of_group, groups, x, g)
 
 
 def _weight_gradient(x, g, kernel_size, stride, padding):

@@ -64,17 +64,20 @@ def _on_platform(
     return y.astype(dtype)
 
   def on_cpu(a, b):
-    if onednn.is_usable(a):
-      if transpose_a:
-        return onednn.matmul(a, b, dtype, transpose_a=True)
-      return _by_parts(a, b, dtype, transpose_b)
-    b = b.astype(a.dtype)
-    return by_xla(at_least_float32(a), at_least_float32(b))
+    if not onednn.is_usable(a):
+      a, b = map(at_least_float32, (a, b.astype(a.dtype)))
+    if not onednn.is_usable(a):
+      return by_xla(a, b)
+    if transpose_a:
+      y = onednn.matmul(a, b, jnp.float32, transpose_a=True)
+    else:
+      y = _by_parts(a, b, transpose_b)
+    return y.astype(dtype)
 
   return jax.lax.platform_dependent(a, b, cpu=on_cpu, default=by_xla)
 
 
-def _by_parts(x, kernel, dtype, transpose):
+def _by_parts(x, kernel, transpose):
   """Multiplies by a kernel, and rounds only some of its rows at a time.
 
   The rounded rows stay in a cache. A copy of the kernel would be new memory,
@@ -86,12 +89,15 @@ def _by_parts(x, kernel, dtype, transpose):
     return onednn.matmul(x, rows, dtype, transpose_b=transpose)
 
   rows, columns = kernel.shape
-  parts = next(n for n in range(1, rows + 1) if _divides(n, kernel))
+  fewest = -(-kernel.size // _PART)
+  # Not more than twice as many: small parts are slow.
+  numbers = range(fewest, 2 * fewest + 1)
+  parts = next((n for n in numbers if rows % n == 0), 1)
   if parts == 1 or kernel.dtype == x.dtype:
-    return multiply(x, kernel, dtype)
+    return multiply(x, kernel, x.dtype)
   kernel = kernel.reshape(parts, -1, columns)
   if transpose:
-    y = jax.lax.map(lambda rows: multiply(x, rows, dtype), kernel)
+    y = jax.lax.map(lambda rows: multiply(x, rows, x.dtype), kernel)
     return y.swapaxes(0, 1).reshape(len(x), rows)
 
   def add(total, part):
@@ -99,15 +105,8 @@ def _by_parts(x, kernel, dtype, transpose):
     return total + multiply(x, rows, jnp.float32), None
 
   zeros = jnp.zeros((len(x), columns), jnp.float32)
-  x = x.reshape(len(x), parts, -1).swapaxes(0, 1)
-  return jax.lax.scan(add, zeros, (x, kernel))[0].astype(dtype)
-
-
-def _divides(parts, kernel):
-  """Returns whether a kernel has that many equal parts of at most `_PART`."""
-  rows, columns = kernel.shape
-  small = rows // parts * columns <= _PART
-  return rows % parts == 0 and (small or parts == rows)
+  by_part = x.reshape(len(x), parts, -1).swapaxes(0, 1)
+  return jax.lax.scan(add, zeros, (by_part, kernel))[0].astype(x.dtype)
 
 
 @jax.custom_vjp

@@ -36,7 +36,7 @@ def is_usable(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
     with a jaxlib that does not have them (`dtypes`);
     for bfloat16 on a CPU without bfloat16 instructions (`cli/machine.py`);
     with several CPU devices in one process, which is untested;
-    for a batch of unknown size, as in exports;
+    for a batch of unknown size, as in exports, or of no images;
     with a compilation cache: XLA cannot write a program that calls oneDNN to a
       file. Use `with disabled(): ...` before you write one yourself
       (`jax.export`, `serialize_executable`).
@@ -47,7 +47,7 @@ def is_usable(x: jax.Array | jax.ShapeDtypeStruct) -> bool:
   return (
     _enabled
     and x.dtype in (jnp.float32, jnp.bfloat16)
-    and all(isinstance(size, int) for size in x.shape)
+    and all(isinstance(size, int) and size for size in x.shape)
     and not jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     and jax.default_backend() == 'cpu'
     and jax.local_device_count() == 1
@@ -151,10 +151,12 @@ def _is_right(dtype: str) -> bool:
       feature_group_count=groups,
     )
     bias = jnp.arange(6, dtype='float32')
-    found = conv2d(
-      x, kernel, stride, padding, groups, dilation, 'float32', bias
-    )
-    convolutions.append((found, expected + bias))
+    for result in {dtype, 'float32'}:
+      arguments = x, kernel, stride, padding, groups, dilation, result
+      convolutions += [
+        (conv2d(*arguments), expected),
+        (conv2d(*arguments, bias), expected + bias),
+      ]
   return all(
     np.array_equal(found, expected)
     for found, expected in (*products, *convolutions)
@@ -181,6 +183,7 @@ def matmul(
   Returns:
     `[M, N]`.
   """
+  _check_dtypes(a, b, dtype)
   rows, columns = a.shape[int(transpose_a)], b.shape[int(not transpose_b)]
   assert a.shape[int(not transpose_a)] == b.shape[int(transpose_b)]
   # XLA's OneDnnMatMulConfig (xla/service/cpu/onednn_config.proto).
@@ -220,6 +223,9 @@ def conv2d(
     `[N, H', W', out]`.
   """
   kh, kw, inputs, outputs = kernel.shape
+  dtype = dtype or x.dtype
+  _check_dtypes(x, kernel, dtype)
+  assert bias is None or bias.dtype == jnp.float32, bias
   assert x.shape[-1] == inputs * groups, (x.shape, kernel.shape)
   assert min(padding) >= 0, padding
   size = [
@@ -251,11 +257,17 @@ def conv2d(
   return _call(
     '__onednn$convolution',
     {'onednn_conv_config': config},
-    jax.ShapeDtypeStruct((x.shape[0], *size, outputs), dtype or x.dtype),
+    jax.ShapeDtypeStruct((x.shape[0], *size, outputs), dtype),
     x,
     kernel,
     *([] if bias is None else [bias]),
   )
+
+
+def _check_dtypes(a, b, result):
+  """Checks what XLA would end the process for."""
+  assert a.dtype == b.dtype, (a.dtype, b.dtype)
+  assert result in (jnp.float32, a.dtype), (result, a.dtype)
 
 
 def _call(name, config, result, *operands):

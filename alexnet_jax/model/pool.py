@@ -125,7 +125,7 @@ def _gradient_by_slices(x, g, window, stride):
     [[of_remainders(p, q) for q in range(stride)] for p in range(stride)]
   )
   dx = jnp.stack([jnp.stack(columns, 3) for columns in sums], 2)
-  dx = dx.reshape(len(x), height * stride, width * stride, x.shape[3])
+  dx = dx.reshape(x.shape[0], height * stride, width * stride, x.shape[3])
   missing = [(0, a - b, 0) for a, b in zip(x.shape, dx.shape, strict=True)]
   return jax.lax.pad(
     jax.lax.optimization_barrier(dx), jnp.zeros((), x.dtype), missing
