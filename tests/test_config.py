@@ -157,6 +157,7 @@ def test_evaluation_compares_only_the_network(workdir):
   config = default.get_config()
   config.batch_size = 7
   config.optimizer.momentum = 0.5
+  config.model.dtype = 'bfloat16'
   check_eval(config, workdir)
   config.model.num_classes = 10
   with pytest.raises(UserError, match='num_classes 1000 -> 10'):

@@ -1,10 +1,14 @@
-"""glibc keeps freed memory, unless the user or the devices say otherwise."""
+"""What the machine can do: its dtype, and memory that glibc keeps."""
 
 import os
 import subprocess
 import sys
 
 import pytest
+
+from alexnet_jax.cli import machine
+from configs import cifar10, imagenette
+from configs.paper import base
 
 # Page faults of 64 MB that are written again and again.
 _PROGRAM = """
@@ -43,3 +47,19 @@ def test_freed_memory_is_kept(variables, expected):
   assert kept == str(expected)
   if expected:  # Else it depends on huge pages.
     assert int(faults) < 1000  # Of 16,384 pages.
+
+
+@pytest.mark.parametrize(
+  ('flags', 'dtype'),
+  [
+    ({'amx_bf16', 'avx2'}, 'bfloat16'),
+    ({'avx512_bf16'}, 'bfloat16'),
+    ({'avx512f'}, 'float32'),
+  ],
+)
+def test_small_configs_use_the_fast_dtype(monkeypatch, flags, dtype):
+  monkeypatch.setattr(machine, 'cpu_flags', lambda: frozenset(flags))
+  assert imagenette.get_config().model.dtype == dtype
+  assert cifar10.get_config().model.dtype == dtype
+  # Runs that are compared have the same on every machine.
+  assert base.get_config('imagenette').model.dtype == 'float32'

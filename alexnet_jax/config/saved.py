@@ -143,7 +143,8 @@ def check_eval(config: Config, workdir: epath.Path) -> None:
   """Checks that a workdir holds the network that the config names.
 
   Raises:
-    UserError: a field of `model` differs.
+    UserError: a field of `model` differs. `model.dtype` may: the same network
+      can be scored in another precision.
   """
   saved = read_config(workdir)
   if saved is None:
@@ -153,6 +154,7 @@ def check_eval(config: Config, workdir: epath.Path) -> None:
     difference
     for difference in _differences(flatten(_plain(config)), there)
     if difference.startswith('model.')
+    and not difference.startswith('model.dtype ')
     # Converted weights and older runs have fewer fields.
     and difference.split()[0] in there
   ]

@@ -60,6 +60,8 @@ class Experiment:
       parts.append(f'dropout {self.config["model.dropout_rate"]:g}')
     if self.config.get('data.train_crop') == 'center':
       parts.append('no crops')
+    if self.config.get('model.dtype', 'float32') != 'float32':
+      parts.append(str(self.config['model.dtype']))
     return ', '.join(parts)
 
   @property

@@ -31,6 +31,8 @@ def get_config(data: str = 'imagenet') -> ml_collections.ConfigDict:
   if data not in _BASES:
     raise ValueError(f'dataset {data!r} is not one of {", ".join(_BASES)}')
   config = _BASES[data].get_config()
+  # The same on every machine, as runs are compared.
+  config.model.dtype = 'float32'
   config.eval.train_split = True
   config.data.lighting = 'sqrt_eigenvalue'
   if data == 'imagenette':
