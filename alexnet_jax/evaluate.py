@@ -17,7 +17,7 @@ from alexnet_jax.config.loading import Config, flatten
 from alexnet_jax.config.saved import check_eval, read_config
 from alexnet_jax.data import faults
 from alexnet_jax.data.dataset import Dataset, open_dataset
-from alexnet_jax.data.prepare import check_dataset, prepare_data
+from alexnet_jax.data.of_run import check_dataset, prepare_data
 from alexnet_jax.data.preprocessing import read_preprocessing
 from alexnet_jax.learning import steps
 from alexnet_jax.model.build import abstract_params, build_model

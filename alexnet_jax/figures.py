@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
     from alexnet_jax import pretrained
     from alexnet_jax.config.saved import dataset_of, read_config
     from alexnet_jax.data.dataset import open_dataset
-    from alexnet_jax.data.prepare import check_dataset
+    from alexnet_jax.data.of_run import check_dataset
     from alexnet_jax.pretrained import paper_figures
 
   network = pretrained.load(flags.workdir, flags.step)

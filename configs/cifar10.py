@@ -1,6 +1,6 @@
 """torchvision's AlexNet on CIFAR-10, with images enlarged to 72x72.
 
-  tfds build cifar10
+  python -m alexnet_jax.data.prepare cifar10
   python -m alexnet_jax.main --config=configs/cifar10.py
 
 Hardware: one GPU or TPU core.

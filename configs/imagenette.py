@@ -1,6 +1,6 @@
 """The paper's network on Imagenette: real photographs of ten classes.
 
-  tfds build imagenette/320px-v2
+  python -m alexnet_jax.data.prepare imagenette/320px-v2
   python -m alexnet_jax.main --config=configs/imagenette.py
 
 Training: seven epochs, batches of 16 and a learning rate of 0.001, divided by

@@ -17,7 +17,7 @@ from configs import default
 
 COMMANDS = ('main', 'predict', 'convert', 'export', 'figures',
             'learning_rates', 'preflight', 'report',
-            'data.resized')  # fmt: skip
+            'data.resized', 'data.prepare')  # fmt: skip
 
 
 @pytest.mark.parametrize('name', COMMANDS)

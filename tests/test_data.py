@@ -385,7 +385,9 @@ def test_a_file_format_that_cannot_be_streamed(tiny_dir, tmp_path):
   [info] = tmp_path.glob('tiny/*/dataset_info.json')
   text = info.read_text().replace('"tfrecord"', '"array_record"')
   info.write_text(text)
-  with pytest.raises(UserError, match=r'format array_record.*tfds build tiny'):
+  with pytest.raises(
+    UserError, match=r'format array_record.*data.prepare tiny'
+  ):
     open_dataset('tiny', str(tmp_path))
 
 
@@ -464,7 +466,7 @@ def test_digits(tmp_path):
   ('name', 'message'),
   [
     ('cifra10', 'did you mean cifar10'),
-    ('mnist', 'tfds build mnist --data_dir='),
+    ('mnist', 'alexnet_jax.data.prepare mnist --data_dir='),
     ('imagenet2012', 'ILSVRC2012_img_train.tar'),
     ('imagenette/nosuch', 'nosuch'),
     ('cifar10:9.9.9', '9.9.9'),

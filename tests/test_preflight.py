@@ -244,7 +244,7 @@ def test_a_missing_dataset_is_a_row_with_its_fix(tmp_path):
   found = checks.Checks()
   assert checks.check_data(found, config) == (None, None)
   assert not found.ok
-  assert 'tfds build imagenet2012' in rows(found)['data'].found
+  assert 'data.prepare imagenet2012' in rows(found)['data'].found
 
 
 def test_a_truncated_file_is_found(tiny_dir, tmp_path):

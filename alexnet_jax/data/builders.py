@@ -13,9 +13,10 @@ from etils import epath
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import check_bucket
 
+_IMAGENET_FILES = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
 _IMAGENET_HELP = (
-  'ImageNet must be downloaded by hand: put ILSVRC2012_img_train.tar and '
-  'ILSVRC2012_img_val.tar into {data_dir}/downloads/manual, then run'
+  f'ImageNet must be downloaded by hand: put {" and ".join(_IMAGENET_FILES)} '
+  'into {data_dir}/downloads/manual, then run'
 )
 
 
@@ -129,19 +130,46 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     raise UserError(f'dataset {name!r} (data.name): {reason}') from error
 
 
-def prepare(builder) -> None:
-  """Prepares the digits; another process may be doing the same."""
+def prepare(
+  builder: tfds.core.DatasetBuilder, manual_dir: str | None = None
+) -> None:
+  """Downloads and prepares a dataset; another process may be doing the same.
+
+  Args:
+    builder: not prepared yet.
+    manual_dir: folder of the files that were downloaded by hand; by default
+      downloads/manual in the TFDS folder.
+
+  Raises:
+    UserError: such a file is missing, or the folder cannot be written.
+  """
+  if builder.name == 'imagenet2012':
+    # TFDS leaves out the split of a file that is missing.
+    manual = epath.Path(manual_dir or data_dir_of(builder) / 'downloads/manual')
+    missing = [name for name in _IMAGENET_FILES if not (manual / name).exists()]
+    if missing:
+      raise UserError(
+        f'{manual} (--manual_dir) does not have {" and ".join(missing)}: '
+        'download from image-net.org/download-images (you must register)'
+      )
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
+  config = tfds.download.DownloadConfig(manual_dir=manual_dir)
   try:
-    builder.download_and_prepare()
+    builder.download_and_prepare(download_config=config)
+  except AssertionError as error:  # How TFDS says that a file is missing.
+    raise UserError(
+      f'cannot prepare {builder.info.full_name}: {" ".join(str(error).split())}'
+    ) from error
   except OSError as error:
     # TFDS builds in a temporary folder and renames it. The process that comes
     # second fails to rename, and uses what the first one built.
     if not builder.data_path.exists():
+      if error.errno is None:  # The network.
+        raise
       raise UserError(
         f'cannot prepare {builder.name} in {builder.data_path}: {error}. Set '
-        'a writable folder with --config.data.data_dir=DIR'
+        'a writable folder (data_dir)'
       ) from error
     builder.info.read_from_directory(builder.data_path)
 
@@ -153,7 +181,7 @@ def how_to_prepare(builder: tfds.core.DatasetBuilder, name: str) -> str:
   there = _versions_in(data_dir / builder.name)
   if there:
     message += f' (prepared there: {builder.name} {", ".join(there)})'
-  command = f'tfds build {name} --data_dir={data_dir}'
+  command = f'python -m alexnet_jax.data.prepare {name} --data_dir={data_dir}'
   if builder.name == 'imagenet2012':
     message += '. ' + _IMAGENET_HELP.format(data_dir=data_dir)
     command += f' --manual_dir={data_dir}/downloads/manual'

@@ -267,8 +267,8 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
     file_format = builder.info.file_format.value
     raise UserError(
       f'{builder.data_path} has files of the format {file_format}, which '
-      f'tf.data cannot read: prepare it with tfds build {name} '
-      '--file_format=tfrecord, in another folder (data.data_dir)'
+      'tf.data cannot read: prepare it with python -m '
+      f'alexnet_jax.data.prepare {name}, in another folder (data.data_dir)'
     ) from error
   made = dataset.resized
   if made and made.get('revision') != RESIZED_REVISION:

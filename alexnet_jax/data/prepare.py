@@ -1,136 +1,63 @@
-"""Prepares a dataset for a run: its files, whether it fits, its colors."""
+"""Downloads and prepares a dataset of TFDS.
 
-from typing import Any
+It does what TFDS's own command, tfds build, does; that command does not start
+without packages that TFDS does not install.
 
-import numpy as np
-from etils import epath
+ImageNet must be downloaded by hand: put ILSVRC2012_img_train.tar and
+ILSVRC2012_img_val.tar into the folder of --manual_dir. Prepared, they take
+another 150 GB. A dataset that exists is not prepared again. After an
+interruption, run the same command again.
 
-from alexnet_jax.cli.errors import UserError
-from alexnet_jax.cli.terminal import say
-from alexnet_jax.config.loading import Config
-from alexnet_jax.data import color_stats, faults
-from alexnet_jax.data.builders import origin
-from alexnet_jax.data.cache import cached
-from alexnet_jax.data.dataset import Dataset
-from alexnet_jax.data.preprocessing import Preprocessing
+Example:
+  python -m alexnet_jax.data.prepare cifar10
+  python -m alexnet_jax.data.prepare imagenet2012 --data_dir=DIR \\
+    --manual_dir=DIR/downloads/manual
 
+Exit status: 0 done; 2 there is no such dataset, or a file is missing; 3 it
+cannot be downloaded or written.
+"""
 
-def prepare_data(
-  data: Config, dataset: Dataset, splits: list[str], workdir: epath.Path
-) -> Dataset:
-  """Applies `data.cache_dir` and `data.on_error` to an opened dataset.
+import sys
 
-  Prints what is copied and which examples are skipped.
-
-  Args:
-    data: `config.data`.
-    dataset: the dataset of `open_dataset`.
-    splits: the splits that will be read.
-    workdir: may list the examples to skip; nothing is written.
-
-  Raises:
-    UserError: the copy does not fit, too many examples cannot be used, or a
-      file is corrupt.
-    StorageError: `data.cache_dir` cannot be written.
-  """
-  if data.cache_dir:
-    dataset = cached(dataset, splits, data.cache_dir)
-    say(f'reading {dataset.full_name} from its copy in {data.cache_dir}')
-  if data.on_error == 'skip':
-    dataset = faults.skip_faults(dataset, splits, workdir, data.max_error_rate)
-  for split, keys in dataset.skipped.items():
-    if keys:
-      named = ', '.join(sorted(keys)[:5]) + (', ...' if len(keys) > 5 else '')
-      say(
-        f'skipping {len(keys)} of {dataset.num_examples(split) + len(keys)} '
-        f'examples of {split} that cannot be used: {named}'
-      )
-  return dataset
+from alexnet_jax.cli.command import Parser, quiet_imports, run
 
 
-def check_dataset(
-  num_classes: int,
-  workdir: epath.Path,
-  preprocessing: Preprocessing,
-  dataset: Dataset,
-) -> None:
-  """Checks that a trained network can be scored on a dataset.
-
-  A dataset and its 256 x 256 form hold the same images: a network trained on
-  one can be scored on the other. Converted weights do not name their dataset:
-  their class names, if known, must be the dataset's, and otherwise the network
-  must have at least as many classes.
-
-  Args:
-    num_classes: the network's.
-    workdir: the network's, for messages.
-    preprocessing: the network's.
-    dataset: to be scored.
-
-  Raises:
-    UserError: the network was trained on another dataset or on other classes.
-  """
-  if preprocessing.dataset is not None:
-    if origin(preprocessing.dataset) != dataset.origin:
-      raise UserError(
-        f'{workdir} was trained on {preprocessing.dataset}, not on '
-        f'{dataset.full_name} (data.name)'
-      )
-  elif preprocessing.class_names not in ((), tuple(dataset.class_names)):
-    raise UserError(
-      f'the network in {workdir} has {len(preprocessing.class_names)} classes, '
-      f'{preprocessing.class_names[0]} and so on; {dataset.full_name} '
-      '(data.name) has other classes'
-    )
-  elif dataset.num_classes > num_classes:
-    raise UserError(
-      f'the network in {workdir} has {num_classes} classes, '
-      f'{dataset.full_name} (data.name) has {dataset.num_classes}'
-    )
-
-
-def needs_color_stats(data: Config) -> bool:
-  """Returns whether `config.data` uses statistics of the training images.
-
-  Those are the mean image, the mean and the standard deviation by channel, and
-  the principal components, for lighting.
-  """
-  return (
-    'channel' in (data.mean, data.std)
-    or data.mean == 'image'
-    or data.lighting != 'none'
+def main(argv: list[str]) -> None:
+  """Prepares a dataset as the arguments say, unless it exists."""
+  parser = Parser('data.prepare', __doc__)
+  parser.add_argument(
+    'name',
+    metavar='NAME[/CONFIG][:VERSION]',
+    help='a dataset of TFDS, such as cifar10 or imagenette/320px-v2',
   )
-
-
-def preprocessing_of(
-  data: Config, stats: color_stats.ColorStats | None, **facts: Any
-) -> Preprocessing:
-  """Builds the preprocessing from `config.data` and the training statistics.
-
-  Args:
-    data: `config.data`.
-    stats: the training split's statistics; None unless `needs_color_stats`.
-    **facts: the other fields of `Preprocessing`, which name the dataset.
-  """
-  mean, std = data.mean, data.std
-  if stats:
-    if isinstance(mean, str):
-      mean = {'image': stats.mean_image, 'channel': stats.mean}[mean]
-    std = stats.std if std == 'channel' else std
-  return Preprocessing(
-    resize=data.resize,
-    resize_size=data.resize_size,
-    crop_size=data.crop_size,
-    mean=np.asarray(mean),
-    mean_crop=data.mean_crop,
-    std=np.asarray(std),
-    flip=data.flip,
-    lighting=data.lighting,
-    lighting_std=data.lighting_std,
-    lighting_epochs=data.lighting_epochs,
-    lighting_rescale=data.lighting_rescale,
-    train_crop=data.train_crop,
-    eigenvalues=stats and stats.eigenvalues,
-    eigenvectors=stats and stats.eigenvectors,
-    **facts,
+  parser.add_argument(
+    '--data_dir',
+    metavar='DIR',
+    help="folder to prepare in (default: TFDS's own, TFDS_DATA_DIR)",
   )
+  parser.add_argument(
+    '--manual_dir',
+    metavar='DIR',
+    help='folder of the files that you downloaded (default: '
+    'downloads/manual in the folder of --data_dir)',
+  )
+  flags = parser.parse_args(argv)
+
+  # These take seconds to import: --help and mistakes should not wait for them.
+  with quiet_imports():
+    import tensorflow  # noqa: F401
+
+    from alexnet_jax.data import builders
+
+  builder = builders.find_builder(flags.name, flags.data_dir)
+  state = 'exists already'
+  if not builder.info.splits:
+    state = 'is prepared'
+    builders.prepare(builder, flags.manual_dir)
+  print(f'{builder.info.full_name} {state}: {builder.data_path}')
+  for name, split in builder.info.splits.items():
+    print(f'  {name}: {split.num_examples:,} examples')
+
+
+if __name__ == '__main__':
+  run(main, sys.argv[1:])

@@ -14,7 +14,7 @@ import tensorflow as tf
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.config.loading import Config
 from alexnet_jax.data import color_stats, input_pipeline, preprocess
-from alexnet_jax.data.prepare import needs_color_stats, preprocessing_of
+from alexnet_jax.data.of_run import needs_color_stats, preprocessing_of
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks

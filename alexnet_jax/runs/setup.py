@@ -10,7 +10,7 @@ from alexnet_jax.config.loading import Config
 from alexnet_jax.config.saved import write_config
 from alexnet_jax.data import color_stats, faults
 from alexnet_jax.data.dataset import Dataset, open_dataset
-from alexnet_jax.data.prepare import (
+from alexnet_jax.data.of_run import (
   needs_color_stats,
   prepare_data,
   preprocessing_of,

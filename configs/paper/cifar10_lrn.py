@@ -1,6 +1,6 @@
 """CIFAR-10 with LRN: the network with 11% error of section 3.3.
 
-  tfds build cifar10
+  python -m alexnet_jax.data.prepare cifar10
   python -m alexnet_jax.main --config=configs/paper/cifar10_lrn.py
 
 The network and its training are cuda-convnet's, from

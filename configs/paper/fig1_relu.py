@@ -1,6 +1,6 @@
 """Figure 1, solid line: a four-layer network with ReLUs on CIFAR-10.
 
-  tfds build cifar10
+  python -m alexnet_jax.data.prepare cifar10
   python -m alexnet_jax.main --config=configs/paper/fig1_relu.py
   python -m alexnet_jax.learning_rates --config=configs/paper/fig1_relu.py \
     --rates=0.0005,0.001,0.002,0.004,0.008 --workdir=runs/fig1_relu

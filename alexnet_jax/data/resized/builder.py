@@ -172,7 +172,8 @@ def resized_builder(
   if info.file_format != tfds.core.FileFormat.TFRECORD:
     raise UserError(
       f'{source.full_name} is stored as {info.file_format.value}, not as '
-      'tfrecord: prepare it with tfds build --file_format=tfrecord'
+      'tfrecord: prepare it with python -m alexnet_jax.data.prepare, in '
+      'another folder'
     )
   config = source.builder.builder_config
   version = tfds.core.Version(str(info.version))
@@ -202,7 +203,7 @@ def build(builder: Resized, beam_pipeline_options: str = '') -> Dataset:
 
   Args:
     builder: of `resized_builder`.
-    beam_pipeline_options: `name=value,...`, as for `tfds build`; empty: run on
+    beam_pipeline_options: `name=value,...`, as in TFDS; empty: run on
       this machine.
 
   Raises:
