@@ -1,6 +1,9 @@
 """Predictions, features and plots of image files."""
 
+import csv
+import io
 import json
+import os
 import shutil
 
 import conftest
@@ -107,8 +110,9 @@ def test_classes_without_names():
   ('arguments', 'match'),
   [
     (['absent.jpg'], "no image or folder 'absent.jpg'"),
-    (['EMPTY'], 'no .jpg, .*in the folder'),
-    (['NOTES'], 'cannot decode image .*notes.txt'),
+    (['EMPTY'], 'no images in the folder'),
+    (['NOTES'], 'none of 1 images can be read'),
+    (['NOTES', '--on_error=stop'], 'cannot read .*notes.txt: not an image'),
     (['FOLDER', '--workdir=absent'], 'no checkpoint in .*absent'),
     (['FOLDER', '--step=7'], "no checkpoint '7'"),
     (['FOLDER', '--batch_size=0'], 'at least 1'),
@@ -141,10 +145,11 @@ def test_refusals(small_network, folder, tmp_path, arguments, match):
 def test_a_corrupt_image_is_named(small_network, folder, tmp_path):
   corrupt = folder / '2.JPG'
   corrupt.write_bytes(corrupt.read_bytes()[:200])
-  with pytest.raises(UserError, match=r'cannot decode image .*2\.JPG'):
+  with pytest.raises(UserError, match=r'cannot read .*2\.JPG: a damaged'):
     predict.main(
       [
         str(folder),
+        '--on_error=stop',
         f'--workdir={small_network}',
         f'--plot={tmp_path / "plot.png"}',
       ]
@@ -152,27 +157,59 @@ def test_a_corrupt_image_is_named(small_network, folder, tmp_path):
   assert not (tmp_path / 'plot.png').exists()
 
 
-def test_folders_in_a_loop_and_unusual_names(
-  small_network, folder, tmp_path, capsys
-):
+def test_unusual_files_and_names(small_network, folder, tmp_path, capfd):
+  """All are read as a viewer shows them; the others are named."""
   (folder / 'more' / 'loop').symlink_to(folder)
-  assert len(inference.find_images([str(folder)])) == 5
+  with Image.open(folder / '0.JPG') as image:
+    rgb = image.convert('RGB')
+  sideways = Image.Exif()
+  sideways[0x0112] = 6  # Turned to the right when shown.
+  rgb.rotate(90, expand=True).save(folder / 'sideways.png', exif=sideways)
+  rgb.save(folder / 'upright.webp', lossless=True)
+  rgb.save(folder / 'two\nlines\x1b[2J.tiff')
+  os.link(folder / 'upright.webp', os.fsencode(folder) + b'/\xff.webp')
+  for name in ('._0.JPG', '.hidden.png', 'Thumbs.db'):
+    (folder / name).write_bytes(b'\0')
+  (folder / '.ipynb_checkpoints').mkdir()
+  (folder / '.ipynb_checkpoints' / '0.png').write_bytes(b'\0')
   (folder / 'gone.jpg').symlink_to(tmp_path / 'nowhere')
-  with pytest.raises(UserError, match=r"cannot read '.*gone\.jpg'"):
-    predict.main([str(folder), f'--workdir={small_network}'])
-  (folder / 'gone.jpg').rename(folder / 'two\nlines.jpg')
-  with pytest.raises(UserError, match='cannot be printed'):
-    inference.find_images([str(folder)])
-
-
-def test_a_very_narrow_image(small_network, folder):
+  (folder / 'phone.heic').write_bytes(b'\0\0\0\x18ftypheic\0\0\0\0')
   narrow = np.zeros((6000, 1, 3), np.uint8)
-  (folder / '2.JPG').write_bytes(encode(narrow, form='PNG'))
-  with pytest.raises(
-    UserError, match=r'image .*2\.JPG: .*side is over 100 times the other'
-  ) as error:
-    predict.main([str(folder), f'--workdir={small_network}'])
-  assert '\n' not in str(error.value)
+  (folder / 'narrow.png').write_bytes(encode(narrow, form='PNG'))
+  arguments = [str(folder), f'--workdir={small_network}', '--batch_size=3']
+
+  predict.main([*arguments, '--jsonl'])
+  out, err = capfd.readouterr()
+  found = {}
+  for line in out.splitlines():
+    entry = json.loads(line)
+    found[entry['path'].removeprefix(f'{folder}/')] = entry
+  errors = {name: e['error'] for name, e in found.items() if 'error' in e}
+  assert sorted(errors) == ['gone.jpg', 'narrow.png', 'phone.heic']
+  assert errors['gone.jpg'] == 'No such file or directory'
+  assert 'over 100 times the other' in errors['narrow.png']
+  assert 'convert it to JPEG' in errors['phone.heic']
+  assert len(found) == 12
+  shown = [found[name]['classes'][0]['probability'] for name in (
+    'sideways.png', 'upright.webp', 'two\nlines\x1b[2J.tiff', '\udcff.webp',
+  )]  # fmt: skip
+  np.testing.assert_allclose(shown, shown[0], rtol=1e-5)
+  assert 'passed over 1 files' in err
+  assert 'notes.txt' in err
+  assert '9 images, 3 cannot be read, ' in err
+
+  predict.main([*arguments, '--csv', f'--features={tmp_path / "out.npy"}'])
+  rows = list(csv.reader(io.StringIO(capfd.readouterr().out)))
+  assert rows[0][:4] == ['path', 'error', 'class1', 'probability1']
+  assert len(rows) == 13
+  assert any('two\\nlines\\x1b[2J.tiff' in row[0] for row in rows)
+  assert np.load(tmp_path / 'out.npy').shape == (9, 4096)
+  names = (tmp_path / 'out.txt').read_text().splitlines()
+  assert names == [row[0] for row in rows[1:] if not row[1]]
+
+  predict.main(arguments)
+  out, _ = capfd.readouterr()
+  assert '\x1b' not in out
 
 
 @pytest.mark.parametrize(

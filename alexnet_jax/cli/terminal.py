@@ -23,6 +23,20 @@ def printable(text: str) -> str:
   return ''.join(c if c.isprintable() else '?' for c in text)
 
 
+def escaped(text: str) -> str:
+  """Writes characters that would control a terminal as Python does.
+
+  Other than `printable`, it keeps different names different.
+
+  Example:
+    >>> escaped('a name\x1b[2J')
+    'a name\\x1b[2J'
+  """
+  return ''.join(
+    c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
+  )
+
+
 def one_line(error: Exception | str) -> str:
   """Returns an error's message as one printable line of limited length."""
   line = printable(' '.join(str(error).split()))

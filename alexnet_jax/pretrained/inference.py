@@ -1,25 +1,45 @@
 """Class probabilities and features of image files."""
 
+import collections
 import functools
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent import futures
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import tensorflow as tf
 
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.data import decoding, imagenet, input_pipeline, preprocess
+from alexnet_jax.cli.terminal import warn
+from alexnet_jax.data import decoding, imagenet, images, preprocess
 from alexnet_jax.model import AlexNet
 from alexnet_jax.pretrained.loading import Pretrained
 
-_SUFFIXES = ('.jpg', '.jpeg', '.png', '.gif', '.bmp')
 _LIKELIEST = 5
+
+
+class Prediction(NamedTuple):
+  """What a network says of an image file.
+
+  Attributes:
+    path: the file's.
+    probabilities: float32 `[num_classes]`; None if the file cannot be read.
+    features: fc7 after its ReLU, float32 `[4096]`; None likewise.
+    error: why the file cannot be read.
+  """
+
+  path: str
+  probabilities: np.ndarray | None = None
+  features: np.ndarray | None = None
+  error: str | None = None
 
 
 def find_images(names: list[str]) -> list[str]:
   """Returns the paths of files, and of the images in folders, in sorted order.
+
+  Warns of other files in a folder.
 
   Args:
     names: files, and folders that are searched recursively; local or gs://.
@@ -27,10 +47,12 @@ def find_images(names: list[str]) -> list[str]:
   Raises:
     UserError: a file is missing, or a folder holds no images.
   """
-  paths = []
+  paths, others = [], []
   for name in names:
     try:
       is_folder, exists = tf.io.gfile.isdir(name), tf.io.gfile.exists(name)
+    except UnicodeError:  # TensorFlow takes no names that are not UTF-8.
+      is_folder, exists = os.path.isdir(name), os.path.exists(name)
     except (tf.errors.OpError, ValueError) as error:
       raise UserError(f'cannot look at {name!r} (IMAGE): {error}') from error
     if not exists:
@@ -38,84 +60,95 @@ def find_images(names: list[str]) -> list[str]:
     if not is_folder:
       paths.append(name)
       continue
-    # os.walk does not follow links, which may form a loop.
-    walk = tf.io.gfile.walk if '://' in name else os.walk
-    found = sorted(
-      os.path.join(folder, file)
-      for folder, _, files in walk(name)
-      for file in files
-      if file.lower().endswith(_SUFFIXES)
+    found = list(images.walk(name))
+    if not any(is_image for _, is_image in found):
+      raise UserError(f'no images in the folder {name!r}')
+    paths += [path for path, is_image in found if is_image]
+    others += [path for path, is_image in found if not is_image]
+  if others:
+    more = ', ...' if len(others) > 3 else ''
+    warn(
+      f'passed over {len(others)} files whose names are not those of images: '
+      f'{", ".join(others[:3])}{more}'
     )
-    if not found:
-      raise UserError(f'no {", ".join(_SUFFIXES)} in the folder {name!r}')
-    paths += found
-  for path in paths:
-    if not path.isprintable():
-      raise UserError(f'a file name that cannot be printed: {path!r}')
   return paths
 
 
 def read_image(path: str) -> np.ndarray:
   """Returns the pixels of an image file, uint8 `[H, W, 3]`."""
-  return decoding.decode(tf.io.read_file(path)).numpy()
+  return decoding.decode(images.read(path)).numpy()
 
 
 def predict(
-  network: Pretrained, paths: list[str], batch_size: int = 32
-) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+  network: Pretrained, paths: Sequence[str], batch_size: int = 32
+) -> Iterator[Prediction]:
   """Computes class probabilities and features of image files.
 
   Args:
     network: the network, of a workdir.
-    paths: the files', local or gs://.
+    paths: the files', local or gs://. They need not fit in memory.
     batch_size: images per batch.
 
   Yields:
-    For each batch the paths, the probabilities, float32 `[n, num_classes]`,
-    and fc7 after its ReLU, float32 `[n, 4096]`.
+    A prediction for each file, in order.
 
   Raises:
-    UserError: a file is not an image; the message names it.
+    UserError: the network returns values that are not finite.
   """
-  # The pipeline reads the files, so that they need not fit in memory.
-  examples = tf.data.Dataset.from_tensor_slices(paths).map(
-    lambda path: {'image': tf.io.read_file(path), 'key': path},
-    num_parallel_calls=tf.data.AUTOTUNE,
-  )
-
-  def view(example):
-    view = preprocess.eval_views(
-      example['image'], network.preprocessing, crops=1
-    )
-    return {'image': preprocess.finish(view, network.preprocessing)[0]}
-
-  views = examples.map(view, num_parallel_calls=tf.data.AUTOTUNE).batch(
-    batch_size
-  )
   step = jax.jit(functools.partial(probabilities_and_features, network.model))
   params = jax.device_put(network.params)
-  batches = input_pipeline.iterate(views, examples.enumerate, batch_size)
-  done = 0
-  try:
-    for batch in batches:
-      probabilities, features = jax.device_get(step(params, batch['image']))
-      if not np.isfinite(probabilities).all():
-        raise UserError('the network returns values that are not finite')
-      names = paths[done : done + len(features)]
-      yield names, probabilities, features
-      done += len(names)
-  except (tf.errors.OpError, UnicodeError) as error:
-    _name_unreadable(paths[done : done + batch_size])
-    raise UserError(f'cannot read an image: {error}') from error
+  batch: list[tuple[str, np.ndarray | str]] = []
+  for path, view in _views(network, paths, 2 * batch_size):
+    batch.append((path, view))
+    if sum(not isinstance(view, str) for _, view in batch) == batch_size:
+      yield from _predict(step, params, batch)
+      batch = []
+  yield from _predict(step, params, batch)
 
 
-def _name_unreadable(paths: list[str]) -> None:
-  for path in paths:
+def _predict(step, params, batch) -> Iterator[Prediction]:
+  views = [view for _, view in batch if not isinstance(view, str)]
+  if views:
+    probabilities, features = jax.device_get(step(params, np.stack(views)))
+    if not np.isfinite(probabilities).all():
+      raise UserError('the network returns values that are not finite')
+    rows = iter(zip(probabilities, features, strict=True))
+  for path, view in batch:
+    if isinstance(view, str):
+      yield Prediction(path, error=view)
+    else:
+      yield Prediction(path, *next(rows))
+
+
+def _views(
+  network: Pretrained, paths: Sequence[str], ahead: int
+) -> Iterator[tuple[str, np.ndarray | str]]:
+  """Yields the network's input for each file, or why it cannot be read."""
+
+  @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
+  def finished(encoded):
+    view = preprocess.eval_views(encoded, network.preprocessing, crops=1)
+    return preprocess.finish(view, network.preprocessing)[0]
+
+  graph = finished.get_concrete_function()
+
+  def view(path):
     try:
-      tf.io.read_file(path)
-    except (tf.errors.OpError, UnicodeError) as error:
-      reason = getattr(error, 'message', error)
-      raise UserError(f'cannot read {path!r}: {reason}') from error
+      return graph(tf.constant(images.read(path))).numpy()
+    except ValueError as error:
+      return str(error)
+    except tf.errors.OpError as error:
+      return f'cannot be decoded: {error.message}'
+
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    pending: collections.deque[tuple[str, Any]] = collections.deque()
+    for path in paths:
+      pending.append((path, pool.submit(view, path)))
+      if len(pending) > ahead:
+        done, future = pending.popleft()
+        yield done, future.result()
+    for done, future in pending:
+      yield done, future.result()
 
 
 def probabilities_and_features(
