@@ -7,11 +7,17 @@ Writes into the workdir, or into --out:
                          images: exact L2 distances of fc7 to all of them
   figures.json           the data of the figures
 
+With --mistakes instead:
+  mistakes.png           the twenty validation images that are misclassified
+                         most confidently, with their most probable classes
+  mistakes.json          its data
+
 The validation images are sampled with --seed. alexnet_jax.report shows the
 figures of all runs.
 
 Example:
   python -m alexnet_jax.figures runs/digits
+  python -m alexnet_jax.figures runs/digits --mistakes
 
 Exit status: 0 done; 2 an argument is wrong; 3 a file cannot be read or written.
 """
@@ -65,6 +71,11 @@ def main(argv: list[str]) -> None:
       metavar='N',
       help=f'{meaning} (default: {default})',
     )
+  parser.add_argument(
+    '--mistakes',
+    action='store_true',
+    help='draw the most confident mistakes instead (default: no)',
+  )
   # The former name of --images.
   parser.add_argument(
     '--pictures', dest='images', type=int, default=argparse.SUPPRESS,
@@ -111,13 +122,22 @@ def main(argv: list[str]) -> None:
   dataset.check_resize(network.preprocessing.resize)
   splits = train_split, val_split
   out.mkdir(parents=True, exist_ok=True)
+  if flags.mistakes:
+    entries = paper_figures.draw_mistakes(network, dataset, val_split, out)
+    _print_classes(entries)
+    print(f'figures: {out}/mistakes.png' if entries else 'no mistakes')
+    return
   content = paper_figures.make(network, dataset, splits, out, *numbers)
-  for entry in content['labels']:
-    best = entry['classes'][0]
-    print(f'{entry["truth"]}: {best["name"]} {best["probability"]:.0%}')
+  _print_classes(content['labels'])
   print(
     f'figures: {out}/figure3.png, figure4_labels.png, figure4_neighbors.png'
   )
+
+
+def _print_classes(entries) -> None:
+  for entry in entries:
+    best = entry['classes'][0]
+    print(f'{entry["truth"]}: {best["name"]} {best["probability"]:.0%}')
 
 
 if __name__ == '__main__':

@@ -170,7 +170,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
           # must equal one that had that length from the start.
           kept = checkpoints.scores(step) if due else None
           scores = kept or score(state.params, config.data.val_split)
-          numbers = {k: v for k, v in scores.items() if k != 'most_confused'}
+          numbers = {k: v for k, v in scores.items() if not isinstance(v, list)}
           check_lock()
           log.scalars('validation', step, epochs_done, numbers)
           log.conv1_kernels(step, np.asarray(state.params['conv1']['kernel']))

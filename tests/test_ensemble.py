@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from chaos import contents, results
 from conftest import CLASS_NAMES, write_network
+from PIL import Image
 from test_main import run, tiny
 from test_preprocess import eval_views
 
 from alexnet_jax import pretrained
 from alexnet_jax.data.dataset import open_dataset
+from alexnet_jax.plots.confusion import plot_confusion
 from alexnet_jax.runs import scoring
 
 
@@ -159,6 +161,24 @@ def test_results_have_confused_classes_and_the_command(trained, tiny_dir):
   assert confused == {pair: count for pair, count in counts.items() if count}
   shares = [p['count'] / p['of'] for p in found['most_confused']]
   assert shares == sorted(shares, reverse=True)
+  for label, one in enumerate(found['classes']):
+    of, predicted = labels == label, rows.argmax(axis=1) == label
+    assert one['name'] == names[label]
+    assert one['n'] == of.sum()
+    assert one['recall'] == pytest.approx((of & predicted).sum() / of.sum())
+    assert one['top1_error'] == pytest.approx(1 - one['recall'])
+    if predicted.any():
+      assert one['precision'] == pytest.approx(
+        predicted[of].sum() / predicted.sum()
+      )
+    else:
+      assert one['precision'] is None
+  table = (trained / 'per_class.csv').read_text().splitlines()
+  assert table[0] == 'label,class,n,top1_error,precision,recall'
+  assert [row.split(',')[:2] for row in table[1:]] == [
+    [str(i), name] for i, name in enumerate(names)
+  ]
+  assert 'confusion' not in found
   (command,) = found['commands']
   assert command.startswith(
     'python -m alexnet_jax.main --config=tests/narrow.py'
@@ -187,6 +207,17 @@ def test_results_have_the_seed_of_the_training(tiny_dir, trained, tmp_path):
   shutil.copytree(trained, workdir)
   score(tiny_dir, workdir, '--config.seed=7')
   assert results(workdir)['seed'] == 0
+
+
+@pytest.mark.parametrize('classes', [1, 10, 150, 1000])
+def test_a_confusion_matrix_is_drawn(tmp_path, classes):
+  matrix = np.diag(np.full(classes, 40.0))
+  matrix[0, -1] += 10
+  names = [f'class {i}, another name' for i in range(classes)]
+  plot_confusion(matrix, names, str(tmp_path / 'confusion.png'))
+  with Image.open(tmp_path / 'confusion.png') as image:
+    # Each class has a dot at least.
+    assert classes <= min(image.size) < 2000
 
 
 def test_confused_classes_of_a_small_matrix():

@@ -96,6 +96,23 @@ def test_the_choice_of_images_depends_only_on_the_seed(
   assert keys[0] == keys[1] != keys[2]
 
 
+def test_the_most_confident_mistakes(network, tiny_dir, tmp_path, capsys):
+  figures.main(flags(network, tiny_dir, tmp_path, '--mistakes'))
+  content = json.loads((tmp_path / 'mistakes.json').read_text())
+  probabilities, _, keys = everything(network, tiny_dir, 'validation')
+  examples = open_dataset('tiny', str(tiny_dir)).read('validation')
+  labels = np.array([int(e['label']) for e in examples])
+  wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+  order = sorted(wrong, key=lambda i: -probabilities[i].max())[:20]
+  assert len(order) > 1
+  assert [e['key'] for e in content['mistakes']] == [keys[i] for i in order]
+  for entry, i in zip(content['mistakes'], order, strict=True):
+    assert entry['truth'] == conftest.CLASS_NAMES[labels[i]]
+    assert entry['classes'][0]['label'] == probabilities[i].argmax()
+  assert (tmp_path / 'mistakes.png').stat().st_size > 10_000
+  assert 'mistakes.png' in capsys.readouterr().out
+
+
 def test_nearest_is_exact_far_from_the_origin():
   """There |a|^2 - 2ab + |b|^2 would cancel in float32."""
   rng = np.random.default_rng(0)

@@ -74,7 +74,7 @@ def make(
   batches = retrieval.outputs(network, dataset, train_split)
   bar = tqdm(batches, train_split, leave=False, disable=None, unit='batch')
   positions, distances = retrieval.nearest(
-    features[images:], (points for _, points in bar), neighbors
+    features[images:], (batch.features for batch in bar), neighbors
   )
   near = retrieval.examples_at(dataset, train_split, positions.flat)
   content = {
@@ -93,6 +93,45 @@ def make(
   }
   _write(out / 'figures.json', (json.dumps(content, indent=2) + '\n').encode())
   return content
+
+
+def draw_mistakes(
+  network: Pretrained,
+  dataset: Dataset,
+  split: str,
+  out: epath.Path,
+  number: int = 20,
+) -> list[dict[str, Any]]:
+  """Writes the most confident mistakes: mistakes.png and mistakes.json.
+
+  Args:
+    network: the network, of a workdir.
+    dataset: the dataset that it was trained on.
+    split: the split to look through.
+    out: the folder.
+    number: how many to draw, at most.
+
+  Returns:
+    For each mistake `key` and `truth` of the image, and its most probable
+    `classes`; [] if there is no mistake, and then nothing is written.
+  """
+  batches = retrieval.outputs(network, dataset, split)
+  bar = tqdm(batches, split, leave=False, disable=None, unit='batch')
+  found = retrieval.mistakes(bar, number)
+  if not found:
+    return []
+  examples = retrieval.examples_at(dataset, split, [m.position for m in found])
+  entries = _draw_labels(
+    [examples[mistake.position] for mistake in found],
+    [
+      inference.likeliest(mistake.probabilities, tuple(dataset.class_names))
+      for mistake in found
+    ],
+    str(out / 'mistakes.png'),
+  )
+  content = json.dumps({'split': split, 'mistakes': entries}, indent=2)
+  _write(out / 'mistakes.json', (content + '\n').encode())
+  return entries
 
 
 def _draw_labels(

@@ -14,10 +14,24 @@ from alexnet_jax.pretrained.inference import probabilities_and_features
 from alexnet_jax.pretrained.loading import Pretrained
 
 
+class Outputs(NamedTuple):
+  """What a network says of a batch of images.
+
+  Attributes:
+    probabilities: float32 `[n, num_classes]`.
+    features: fc7 after its ReLU, float32 `[n, 4096]`.
+    labels: `[n]`, of the dataset.
+  """
+
+  probabilities: np.ndarray
+  features: np.ndarray
+  labels: np.ndarray
+
+
 def outputs(
   network: Pretrained, dataset: Dataset, split: str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Computes probabilities and features of every image of a split, in order.
+) -> Iterator[Outputs]:
+  """Computes the outputs for every image of a split, in order.
 
   Args:
     network: the network, of a workdir.
@@ -25,8 +39,7 @@ def outputs(
     split: the name of one of its splits.
 
   Yields:
-    For each batch the probabilities, float32 `[n, num_classes]`, and fc7 after
-    its ReLU, float32 `[n, 4096]`.
+    Those of each batch.
   """
   step = jax.jit(functools.partial(probabilities_and_features, network.model))
   params = jax.device_put(network.params)
@@ -36,21 +49,57 @@ def outputs(
   ):
     is_image = batch['mask'] > 0  # The last batch is padded.
     probabilities, features = jax.device_get(step(params, batch['image'][:, 0]))
-    yield probabilities[is_image], features[is_image]
+    yield Outputs(
+      probabilities[is_image], features[is_image], batch['label'][is_image]
+    )
 
 
 def outputs_at(
   network: Pretrained, dataset: Dataset, split: str, positions: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the `outputs` of the images at some positions of a split."""
+  """Returns probabilities and features at some positions of a split."""
   rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
   done = 0
-  for probabilities, features in outputs(network, dataset, split):
+  for probabilities, features, _ in outputs(network, dataset, split):
     for i in set(positions) & set(range(done, done + len(features))):
       rows[i] = probabilities[i - done], features[i - done]
     done += len(features)
   probabilities, features = zip(*(rows[i] for i in positions), strict=True)
   return np.stack(probabilities), np.stack(features)
+
+
+class Mistake(NamedTuple):
+  """A misclassified image of a split.
+
+  Attributes:
+    confidence: the probability of the predicted class.
+    position: of the image in the split.
+    probabilities: of all classes, `[num_classes]`.
+  """
+
+  confidence: float
+  position: int
+  probabilities: np.ndarray
+
+
+def mistakes(batches: Iterable[Outputs], number: int) -> list[Mistake]:
+  """Returns the misclassified images of which a network is most confident.
+
+  Args:
+    batches: of `outputs`.
+    number: how many to return, at most.
+  """
+  found: list[Mistake] = []
+  done = 0
+  for probabilities, _, labels in batches:
+    confidences = probabilities.max(axis=1)
+    for i in np.flatnonzero(probabilities.argmax(axis=1) != labels):
+      found.append(
+        Mistake(float(confidences[i]), done + int(i), probabilities[i])
+      )
+    done += len(labels)
+    found = sorted(found, key=lambda m: (-m.confidence, m.position))[:number]
+  return found
 
 
 class Example(NamedTuple):

@@ -1,15 +1,19 @@
-"""Writes and prints the scores of a checkpoint: results.json."""
+"""Writes and prints the scores of a checkpoint: results.json and by class."""
 
+import csv
+import io
 import json
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from alexnet_jax.cli import command
 from alexnet_jax.cli.files import write_text
 from alexnet_jax.cli.terminal import say
 from alexnet_jax.config.loading import Config
+from alexnet_jax.data import imagenet
 from alexnet_jax.runs.banner import devices, versions
 
 
@@ -20,7 +24,7 @@ def write_results(
   training: bool,
   **facts: Any,
 ) -> dict[str, Any]:
-  """Writes results.json.
+  """Writes results.json, per_class.csv and confusion.png.
 
   Its `commands` are the command that trained the run and that of the latest
   evaluation, if there was one.
@@ -39,6 +43,8 @@ def write_results(
     StorageError: it cannot be written.
   """
   path = workdir / 'results.json'
+  confusion = scores.get('confusion', ())
+  scores = {k: v for k, v in scores.items() if k != 'confusion'}
   earlier = [] if training else _commands(path)[:1]
   results = {
     'architecture': config.model.name,
@@ -53,7 +59,29 @@ def write_results(
   }
   if jax.process_index() == 0:
     write_text(path, json.dumps(results, indent=2) + '\n')
+    _write_classes(workdir, scores.get('classes', []), confusion)
   return results
+
+
+def _write_classes(workdir, classes, confusion) -> None:
+  # Imported here: matplotlib takes half a second.
+  from alexnet_jax.plots.confusion import plot_confusion
+
+  if not classes:  # Scores that an earlier version kept in a checkpoint.
+    return
+  names = [imagenet.words(one['name']) for one in classes]
+  text = io.StringIO()
+  table = csv.writer(text, lineterminator='\n')
+  table.writerow(['label', 'class', *list(classes[0])[1:]])
+  for label, (name, one) in enumerate(zip(names, classes, strict=True)):
+    values = list(one.values())[1:]
+    cells = [f'{v:.4f}' if isinstance(v, float) else v for v in values]
+    table.writerow([label, name, *cells])
+  write_text(workdir / 'per_class.csv', text.getvalue())
+  matrix = np.zeros((len(classes), len(classes)))
+  for label, predicted, count in confusion:
+    matrix[label, predicted] = count
+  plot_confusion(matrix, names, str(workdir / 'confusion.png'))
 
 
 def _commands(path: epath.Path) -> list[str]:

@@ -37,9 +37,10 @@ def scorer(
   Returns:
     `score(params, split)`. The parameters must be on this process's devices
     (`steps.replicate`). It returns `num_examples`; `top1_error` and
-    `top5_error` (fractions); `loss` (nats); and `most_confused`
-    (`confused_classes`). `top5_error` is None if there are five classes or
-    fewer.
+    `top5_error` (fractions); `loss` (nats); `most_confused`
+    (`confused_classes`); `classes` (`scores_by_class`); and `confusion`, a list
+    of label, predicted class and number of images, where that is not 0.
+    `top5_error` is None if there are five classes or fewer.
   """
   p_eval_step = steps.p_eval_step(
     model, eval_finisher(config, model, preprocessing)
@@ -161,10 +162,14 @@ def add_up(
     raise RuntimeError(
       f'{split}: {result["count"]} images counted of {num_examples}'
     )
+  confusion, names = result['confusion'], dataset.class_names
+  found = np.argwhere(confusion)
   return {
     'num_examples': num_examples,
     **means(result, dataset),
-    'most_confused': confused_classes(result['confusion'], dataset.class_names),
+    'most_confused': confused_classes(confusion, names),
+    'classes': scores_by_class(confusion, names),
+    'confusion': [[*map(int, at), int(confusion[tuple(at)])] for at in found],
   }
 
 
@@ -172,6 +177,48 @@ def means(sums: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
   """Returns `metrics.means`; no top-5 error of five classes or fewer."""
   values = metrics.means(sums)
   return values | ({'top5_error': None} if dataset.num_classes <= 5 else {})
+
+
+def scores_by_class(
+  confusion: np.ndarray, class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+  """Returns the scores of each class.
+
+  Args:
+    confusion: `metrics.confusion` over a split.
+    class_names: by label.
+
+  Returns:
+    For each class its `name`; `n`, its number of images; `top1_error`;
+    `precision`, the share of the images predicted as this class that are of it;
+    and `recall`, the share of its images that are predicted as it. They are
+    None where there are no such images.
+
+  Example:
+    >>> scores_by_class(np.array([[8.0, 2.0], [0.0, 10.0]]), ['cat', 'dog'])[0]
+    {'name': 'cat', 'n': 10, 'top1_error': 0.2, 'precision': 1.0, 'recall': 0.8}
+  """
+  right, of = np.diagonal(confusion), confusion.sum(axis=1)
+  predicted = confusion.sum(axis=0)
+
+  def share(part, total):
+    return float(part / total) if total else None
+
+  return [
+    {
+      'name': _class_name(label, class_names),
+      'n': int(of[label]),
+      'top1_error': share(of[label] - right[label], of[label]),
+      'precision': share(right[label], predicted[label]),
+      'recall': share(right[label], of[label]),
+    }
+    for label in range(len(confusion))
+  ]
+
+
+def _class_name(label: int, class_names: Sequence[str]) -> str:
+  known = label < len(class_names)
+  return class_names[label] if known else f'class {label}'
 
 
 def confused_classes(
@@ -192,11 +239,6 @@ def confused_classes(
     >>> confused_classes(np.array([[8.0, 2.0], [0.0, 10.0]]), ['cat', 'dog'])
     [{'label': 'cat', 'predicted': 'dog', 'count': 2, 'of': 10}]
   """
-
-  def name(label):
-    known = label < len(class_names)
-    return class_names[label] if known else f'class {label}'
-
   of = confusion.sum(axis=1, keepdims=True)
   shares = confusion / np.maximum(of, 1)
   np.fill_diagonal(shares, 0)
@@ -204,8 +246,8 @@ def confused_classes(
   pairs = zip(*np.unravel_index(order, shares.shape), strict=True)
   return [
     {
-      'label': name(label),
-      'predicted': name(predicted),
+      'label': _class_name(label, class_names),
+      'predicted': _class_name(predicted, class_names),
       'count': int(confusion[label, predicted]),
       'of': int(of[label, 0]),
     }
