@@ -37,13 +37,14 @@ def walk(folder: str) -> Iterator[tuple[str, bool]]:
   for path, folders, files in (tf.io.gfile.walk if is_remote else os.walk)(
     folder
   ):
-    folders[:] = [name for name in sorted(folders) if not _is_left_behind(name)]
+    folders[:] = [name for name in sorted(folders) if not is_left_behind(name)]
     for name in sorted(files):
-      if not _is_left_behind(name):
+      if not is_left_behind(name):
         yield os.path.join(path, name), name.lower().endswith(_SUFFIXES)
 
 
-def _is_left_behind(name: str) -> bool:
+def is_left_behind(name: str) -> bool:
+  """Returns whether a file is hidden, or is left behind by a system."""
   return name.startswith('.') or name in (
     '__MACOSX', 'Thumbs.db', 'desktop.ini', '@eaDir', 'Icon\r',
   )  # fmt: skip
@@ -68,7 +69,7 @@ def read(path: str) -> bytes:
   return standard(encoded)
 
 
-def standard(encoded: bytes) -> bytes:
+def standard(encoded: bytes, upright: bool = True) -> bytes:
   """Returns an image file that `decoding.decode` shows as a viewer would.
 
   A file that it does already is returned unchanged. Any other becomes a PNG:
@@ -77,6 +78,7 @@ def standard(encoded: bytes) -> bytes:
 
   Args:
     encoded: the file, in any format that Pillow reads.
+    upright: whether the EXIF orientation counts.
 
   Raises:
     ValueError: it is not such a file; the message says what it is.
@@ -90,10 +92,10 @@ def standard(encoded: bytes) -> bytes:
   """
   try:
     with Image.open(io.BytesIO(encoded)) as image:
-      if _is_standard(image):
+      if _is_standard(image, upright):
         return encoded
       png = io.BytesIO()
-      _as_shown(image).save(png, 'PNG', compress_level=1)
+      _as_shown(image, upright).save(png, 'PNG', compress_level=1)
       return png.getvalue()
   except UnidentifiedImageError as error:
     raise ValueError(_kind(encoded)) from error
@@ -106,18 +108,19 @@ def standard(encoded: bytes) -> bytes:
     raise ValueError(f'a damaged image ({error})') from error
 
 
-def _is_standard(image: Image.Image) -> bool:
+def _is_standard(image: Image.Image, upright: bool) -> bool:
   return (
     image.format in _BY_TENSORFLOW
-    and image.getexif().get(_ORIENTATION, 1) == 1
+    and not (upright and image.getexif().get(_ORIENTATION, 1) != 1)
     and not image.has_transparency_data
     and not image.mode.startswith(('I', 'F'))
   )
 
 
-def _as_shown(image: Image.Image) -> Image.Image:
+def _as_shown(image: Image.Image, upright: bool) -> Image.Image:
   image.seek(0)
-  image = ImageOps.exif_transpose(image)
+  if upright:
+    image = ImageOps.exif_transpose(image)
   if image.mode.startswith(('I', 'F')):
     # 16 bits of gray. Pillow itself would cut off all above 255.
     gray = np.asarray(image, np.float64)

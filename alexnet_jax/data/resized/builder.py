@@ -236,11 +236,13 @@ def _prepare(builder: Resized, beam_pipeline_options: str) -> None:
   config = tfds.download.DownloadConfig(beam_options=PipelineOptions(flags))
   if not sys.stderr.isatty():
     tfds.disable_progress_bar()
+  # Beam logs a traceback of each error that it raises.
+  logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
   try:
     with _locked(builder):
       builder.download_and_prepare(download_config=config)
-  except UserError:
-    raise
+  except UserError as error:  # To which Beam adds where it was raised.
+    raise UserError(str(error).split(' [while running')[0]) from error
   except OSError as error:
     raise StorageError(f'cannot write {builder.data_path}: {error}') from error
   except Exception as error:

@@ -11,7 +11,7 @@ from alexnet_jax.data import decoding, faults
 from alexnet_jax.data.color_stats import ColorSums
 
 SIZE = 256
-_QUALITY = 95
+QUALITY = 95
 _BATCH = 32
 
 
@@ -77,7 +77,7 @@ def resize_file(task: Task) -> tuple[str, Made]:
   def resized(record):
     encoded = tf.io.parse_single_example(record, feature)[task.image_key]
     image = decoding.resize(decoding.decode(encoded), task.how, SIZE)
-    jpeg = tf.io.encode_jpeg(image, quality=_QUALITY)
+    jpeg = tf.io.encode_jpeg(image, quality=QUALITY)
     # The statistics are those of the pixels that readers will decode.
     return record, jpeg, tf.io.decode_jpeg(jpeg)
 
