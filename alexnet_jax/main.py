@@ -86,6 +86,11 @@ def main(argv: list[str]) -> None:
   from alexnet_jax.config.values import validate
 
   config = _CONFIG.value
+  if any(value is None for value in (config.model.name, config.data.crop_size)):
+    with command.quiet_imports():
+      from alexnet_jax.pretrained import fine_tuning
+
+    config = fine_tuning.filled(config, absolute(names[0]))
   try:
     validate(config, _MODE.value)
   except UserError as error:

@@ -18,6 +18,7 @@ from alexnet_jax.config.loading import Config
 from alexnet_jax.config.saved import check_workdir, num_train_steps
 from alexnet_jax.config.values import check_batch
 from alexnet_jax.data import input_pipeline
+from alexnet_jax.data.of_run import class_weights
 from alexnet_jax.learning import health, metrics, optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.model import onednn
@@ -42,7 +43,12 @@ from alexnet_jax.runs.results import (
   training_errors,
   write_results,
 )
-from alexnet_jax.runs.setup import check_data, prepare_workdir, training_dataset
+from alexnet_jax.runs.setup import (
+  check_data,
+  prepare_workdir,
+  training_dataset,
+  with_classes,
+)
 from alexnet_jax.runs.writer import Writer
 
 
@@ -67,6 +73,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
   # ---- Check what was asked for. Nothing is written yet. --------------------
   workdir = absolute(os.fspath(workdir))  # The program may change its folder.
   dataset = training_dataset(config, workdir)
+  config = with_classes(config, dataset)
   steps_per_epoch = check_data(config, dataset)
   check_batch(config.batch_size, jax.device_count())
   profile = profiles.Profile(config.profile, workdir)
@@ -110,7 +117,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
     # ---- Start, resume, or fine-tune. ---------------------------------------
     if config.init_from and saved_step is None:
       # Before anything is written: the other workdir may be missing.
-      state = init_from(config, state)
+      state = init_from(config, state, dataset.class_names)
     preprocessing = prepare_workdir(config, workdir, dataset)
     checkpoints = stack.enter_context(
       checkpoint.open_checkpoints(workdir, config.checkpoint.keep, check_lock)
@@ -132,6 +139,10 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       'dropout_key': jax.random.key(config.seed + 1),
       'finish': finisher(preprocessing, blocks=blocks),
     }
+    if config.data.balance == 'inverse':
+      step_arguments['class_weights'] = class_weights(
+        dataset, config.data.train_split, model.num_classes
+      )
     p_train_step = steps.p_train_step(**step_arguments)
     log = Writer(workdir, step)
     chronometer = Chronometer(step, total_steps, config.batch_size)

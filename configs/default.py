@@ -33,8 +33,8 @@ def get_config() -> ml_collections.ConfigDict:
   # no_overlap is of the pooling windows; one_column has half the kernels and no
   # groups. configs/paper/ has an experiment for each.
   model.ablations = ()
-  # Number of classes.
-  model.num_classes = 1000
+  # Number of classes (None: the dataset's).
+  model.num_classes = config_dict.placeholder(int)
   # Precision of the computation: float32 or bfloat16. Parameters are float32.
   model.dtype = 'float32'
   # Dropout rate of all dropout layers (0: off; None: the network's own).
@@ -82,7 +82,8 @@ def get_config() -> ml_collections.ConfigDict:
   # The authors' code does so in training, as long as lighting is on.
   data.lighting_rescale = False
   # Mean to subtract, in grey levels: image, channel or three numbers.
-  # image is the training split's mean image, channel its mean color.
+  # image is the training split's mean image, channel its mean color; init_from
+  # is the mean image of the workdir that init_from names.
   data.mean = config_dict.FieldReference('image', field_type=object)
   # Part of the mean image to subtract from a crop: center or same.
   # center is always the central part (the authors' code); same is the part
@@ -91,6 +92,9 @@ def get_config() -> ml_collections.ConfigDict:
   # Divisor of the pixels, in grey levels: three numbers or channel.
   # channel is the training split's standard deviations.
   data.std = config_dict.FieldReference((1.0, 1.0, 1.0), field_type=object)
+  # Weight of the loss by class: none, or inverse to the number of images.
+  # With 'inverse', all classes count the same. Logged losses have no weights.
+  data.balance = 'none'
   # Where mean and lighting are applied: host or device.
   # Both give the same numbers; for device, the host sends a quarter of the
   # bytes.
@@ -201,5 +205,7 @@ def get_config() -> ml_collections.ConfigDict:
   # It may be a run or converted weights. The last layer is initialized anew if
   # the number of classes differs.
   config.init_from = ''
+  # Last layer's parameters from init_from: keep them, or new ones.
+  config.init_head = 'keep'
   # Assigning to a field that does not exist is then an error.
   return config.lock()

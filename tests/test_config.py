@@ -24,8 +24,11 @@ from configs import default
 )
 def test_every_config_is_valid(name):
   module = importlib.import_module(f'configs.{name}')
-  validate(module.get_config())
   assert module.__doc__
+  if (
+    name != 'finetune'
+  ):  # Incomplete without init_from: tests/test_finetune.py.
+    validate(module.get_config())
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,7 @@ def test_evaluation_compares_only_the_network(workdir):
   config.model.dtype = 'bfloat16'
   check_eval(config, workdir)
   config.model.num_classes = 10
-  with pytest.raises(UserError, match='num_classes 1000 -> 10'):
+  with pytest.raises(UserError, match='num_classes None -> 10'):
     check_eval(config, workdir)
 
 

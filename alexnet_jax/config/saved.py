@@ -139,6 +139,15 @@ def check_workdir(
     )
 
 
+def with_classes_of(config: Config, workdir: epath.Path) -> Config:
+  """Returns the config with the workdir's `model.num_classes`, if unset."""
+  saved = (read_config(workdir) or {}).get('model')
+  if config.model.num_classes is None and isinstance(saved, dict):
+    config = config.copy_and_resolve_references()
+    config.model.num_classes = saved.get('num_classes')
+  return config
+
+
 def check_eval(config: Config, workdir: epath.Path) -> None:
   """Checks that a workdir holds the network that the config names.
 

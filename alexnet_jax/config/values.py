@@ -21,6 +21,7 @@ _CHOICES: dict[str, Collection[Any]] = {
   'data.mean_crop': ('center', 'same'),
   'data.lighting': ('sqrt_eigenvalue', 'eigenvalue', 'none'),
   'data.train_crop': ('random', 'random_resized', 'center'),
+  'data.balance': ('none', 'inverse'),
   'data.finish': ('host', 'device'),
   'data.on_error': ('stop', 'skip'),
   'optimizer.schedule': (
@@ -30,6 +31,7 @@ _CHOICES: dict[str, Collection[Any]] = {
     'constant',
   ),
   'eval.crops': (1, 10),
+  'init_head': ('keep', 'new'),
   'guards.not_finite': ('stop', 'off'),
   'guards.stall': ('stop', 'warn', 'off'),
   'guards.zero_learning_rate': ('stop', 'off'),
@@ -132,6 +134,8 @@ def validate(config: Config, mode: str = 'train') -> None:
     _check_optimizer(config.optimizer)
     _check_rules(config)
     _check_colors(config.data)
+    if config.data.mean == 'init_from' and not config.init_from:
+      raise UserError("data.mean is 'init_from', but init_from is empty")
     _check_sizes(config)
     profile_steps(config.profile)
     rate = config.data.max_error_rate
@@ -165,7 +169,7 @@ def _check_values(fields: dict[str, Any], prefixes: tuple[str, ...]) -> None:
     value = fields[name]
     if name.startswith(prefixes) and value is not None and value < least:
       raise UserError(f'{name} is {value}: must be at least {least}')
-  if fields['model.num_classes'] > _MOST_CLASSES:
+  if (fields['model.num_classes'] or 0) > _MOST_CLASSES:
     raise UserError(
       f'model.num_classes is {fields["model.num_classes"]}: must be at most '
       f'{_MOST_CLASSES}'
@@ -252,7 +256,8 @@ def _number(value: Any) -> bool:
 
 
 def _check_colors(data: Config) -> None:
-  mean_ok = data.mean in ('image', 'channel') or _numbers(data.mean)
+  named = data.mean in ('image', 'channel', 'init_from')
+  mean_ok = named or _numbers(data.mean)
   if not mean_ok:
     raise UserError(
       f"data.mean is {data.mean!r}: must be 'image', 'channel' or three "

@@ -89,6 +89,28 @@ def check_dataset(
     )
 
 
+def class_weights(dataset: Dataset, split: str, num_outputs: int) -> np.ndarray:
+  """Returns weights with which all classes of a split count the same.
+
+  Args:
+    dataset: a prepared dataset.
+    split: the split to count; its images are not decoded.
+    num_outputs: of the network, at least the number of classes.
+
+  Returns:
+    float32 `[num_outputs]`, whose mean over the images is 1.
+  """
+  counts = np.zeros(num_outputs)
+  labels_of = dataset.records(split).map(
+    lambda record: dataset.parse(record)['label'], num_parallel_calls=8
+  )
+  for labels in labels_of.batch(1024).as_numpy_iterator():
+    counts += np.bincount(labels, minlength=num_outputs)
+  classes = np.count_nonzero(counts)
+  weights = counts.sum() / (classes * np.maximum(counts, 1))
+  return np.where(counts > 0, weights, 0).astype(np.float32)
+
+
 def needs_color_stats(data: Config) -> bool:
   """Returns whether `config.data` uses statistics of the training images.
 
@@ -103,16 +125,22 @@ def needs_color_stats(data: Config) -> bool:
 
 
 def preprocessing_of(
-  data: Config, stats: color_stats.ColorStats | None, **facts: Any
+  data: Config,
+  stats: color_stats.ColorStats | None,
+  mean_image: np.ndarray | None = None,
+  **facts: Any,
 ) -> Preprocessing:
   """Builds the preprocessing from `config.data` and the training statistics.
 
   Args:
     data: `config.data`.
     stats: the training split's statistics; None unless `needs_color_stats`.
+    mean_image: of another workdir, for `data.mean='init_from'`.
     **facts: the other fields of `Preprocessing`, which name the dataset.
   """
   mean, std = data.mean, data.std
+  if mean == 'init_from':
+    mean = mean_image
   if stats:
     if isinstance(mean, str):
       mean = {'image': stats.mean_image, 'channel': stats.mean}[mean]

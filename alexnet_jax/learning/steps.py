@@ -85,6 +85,7 @@ def train_step(
   rates: Callable[..., optimizer.Rates],
   dropout_key: jax.Array,
   finish: Finish = finished_on_host,
+  class_weights: np.ndarray | None = None,
 ) -> TrainState:
   """Does one step of the paper's SGD (section 5) on a share of the batch.
 
@@ -97,6 +98,8 @@ def train_step(
     rates: `optimizer.rates_of`.
     dropout_key: the run's random key; step and device are folded in.
     finish: computes the network's input from the batch (`finish.finisher`).
+    class_weights: of the loss, `[num_classes]`; None: all 1. The metric sums
+      have no weights.
 
   Returns:
     The next state, equal on all devices.
@@ -115,7 +118,12 @@ def train_step(
       sums = metrics.metric_sums(
         log_probs, batch['label'], jnp.ones(len(log_probs))
       )
-      return sums['loss'] / len(log_probs), sums
+      loss = sums['loss'] / len(log_probs)
+      if class_weights is not None:
+        labels = batch['label'][:, None]
+        of_label = jnp.take_along_axis(log_probs, labels, axis=1)[:, 0]
+        loss = -(jnp.asarray(class_weights)[batch['label']] * of_label).mean()
+      return loss, sums
 
   grads, sums = jax.grad(loss_fn, has_aux=True)(state.params)
   if jax.lax.axis_size(AXIS) > 1:

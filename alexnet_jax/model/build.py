@@ -32,7 +32,8 @@ def build_model(config: Any, platform: str | None = None) -> AlexNet:
   )
   return AlexNet(
     architecture.with_dropout(**changes),
-    num_classes=config['num_classes'],
+    # A network without a dataset, as in preflight, has ImageNet's.
+    num_classes=config['num_classes'] or 1000,
     dtype=jnp.dtype(config.get('dtype', 'float32')),
     conv_batch=128 if platform == 'tpu' else None,
   )

@@ -5,7 +5,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from alexnet_jax.cli.errors import StorageError, UserError
-from alexnet_jax.cli.files import write_text
+from alexnet_jax.cli.files import absolute, write_text
+from alexnet_jax.cli.terminal import warn
 from alexnet_jax.config.loading import Config
 from alexnet_jax.config.saved import write_config
 from alexnet_jax.data import color_stats, faults
@@ -34,6 +35,15 @@ def training_dataset(config: Config, workdir: epath.Path) -> Dataset:
   return prepare_data(data, dataset, splits, workdir)
 
 
+def with_classes(config: Config, dataset: Dataset) -> Config:
+  """Returns the config with the dataset's number of classes, if it is unset."""
+  if config.model.num_classes is not None:
+    return config
+  config = config.copy_and_resolve_references()
+  config.model.num_classes = dataset.num_classes
+  return config
+
+
 def check_data(config: Config, dataset: Dataset) -> int:
   """Checks that dataset, network and batch size fit each other.
 
@@ -45,10 +55,16 @@ def check_data(config: Config, dataset: Dataset) -> int:
       training split.
   """
   number = dataset.num_examples(config.data.train_split)
-  if dataset.num_classes > config.model.num_classes:
+  num_classes = config.model.num_classes or dataset.num_classes
+  if dataset.num_classes > num_classes:
     raise UserError(
       f'{dataset.full_name} has {dataset.num_classes} classes, the network '
-      f'{config.model.num_classes} (model.num_classes)'
+      f'{num_classes} (model.num_classes)'
+    )
+  if dataset.num_classes < num_classes:
+    warn(
+      f'the network has {num_classes} outputs (model.num_classes), and '
+      f'{dataset.full_name} {dataset.num_classes} classes'
     )
   if config.batch_size > number:
     raise UserError(
@@ -108,9 +124,13 @@ def _preprocessing(
   stats = None
   if needs_color_stats(data):
     stats = color_stats.compute_color_stats(dataset, *images)
+  mean_image = None
+  if data.mean == 'init_from':
+    mean_image = read_preprocessing(absolute(config.init_from)).mean
   preprocessing = preprocessing_of(
     data,
     stats,
+    mean_image,
     dataset=dataset.full_name,
     class_names=tuple(dataset.class_names),
     color_stats=identity,
