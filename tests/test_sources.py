@@ -355,7 +355,7 @@ def test_names(folder, made, files, tmp_path):
       main([f'--source={folder}', f'--name={name}', f'--data_dir={tmp_path}'])
   with pytest.raises(UserError, match='name its dataset with --name'):
     main([f'--source={folder}'])
-  with pytest.raises(UserError, match='--name is for a folder'):
+  with pytest.raises(UserError, match='there is no folder tiny'):
     main(['--source=tiny', '--name=photos'])
   other = tmp_path / 'other'
   for name in ('a', 'b'):

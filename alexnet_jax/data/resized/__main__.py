@@ -118,7 +118,7 @@ def main(argv: list[str]) -> None:
   if is_folder and not flags.name:
     parser.error(f'{flags.source} is a folder: name its dataset with --name')
   if flags.name and not is_folder:
-    parser.error(f'--name is for a folder, and {flags.source} is none')
+    raise UserError(f'there is no folder {flags.source} (--source)')
 
   # These take seconds to import: --help and mistakes should not wait for them.
   with quiet_imports():
