@@ -15,7 +15,7 @@ are shown on white. A file that cannot be read is named, and the others go on;
 
 Example:
   python -m alexnet_jax.predict photo.jpg --workdir=runs/torchvision
-  python -m alexnet_jax.predict photos --workdir=runs/torchvision --csv >out.csv
+  python -m alexnet_jax.predict photos --workdir=runs/torchvision --csv
 
 Exit status: 0 at least one image was read; 2 an argument is wrong, or no image
 can be read, and no file is written; 3 a file cannot be written.

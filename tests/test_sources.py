@@ -228,7 +228,7 @@ def test_odd_files(files, tmp_path, capsys):
   assert '4 skipped' in out
   assert 'a/notes.txt: not an image' in out
   assert 'a/phone.heic: HEIC' in out
-  assert 'a/cut.jpg: cannot be decoded' in out
+  assert 'a/cut.jpg: cannot be decoded: jpeg::Uncompress failed' in out
   assert 'a/gone.jpg: No such file' in out
   assert 'train: 3 to 9 images a class' in out
   feature = {'file_name': tf.io.FixedLenFeature([], tf.string)}

@@ -152,7 +152,7 @@ def test_any_content_of_a_file_gives_no_traceback(
       pretrained.load(workdir)
     except (UserError, StorageError):
       refused += 1
-  assert refused > 10
+  assert refused > 5
   (workdir / name).write_text('[' * 100_000)
   with pytest.raises(UserError):
     pretrained.load(workdir)

@@ -29,8 +29,8 @@ def escaped(text: str) -> str:
   Other than `printable`, it keeps different names different.
 
   Example:
-    >>> escaped('a name\x1b[2J')
-    'a name\\x1b[2J'
+    >>> escaped('a name\\x1b[2J')
+    'a name\\\\x1b[2J'
   """
   return ''.join(
     c if c.isprintable() else c.encode('unicode_escape').decode() for c in text

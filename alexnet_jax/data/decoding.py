@@ -37,6 +37,12 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     return tf.identity(image)
 
 
+def reason(error: tf.errors.OpError) -> str:
+  """Returns why an image cannot be decoded, in one line."""
+  # A graph's error begins with where it was raised, and ends with its node.
+  return error.message.split('\n\t [[')[0].splitlines()[-1].strip()
+
+
 def _not_thin(sides: tf.Tensor) -> list[tf.Operation]:
   thin = tf.debugging.assert_less_equal(
     tf.reduce_max(sides),

@@ -11,6 +11,7 @@ those whose numbers are right.
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -90,7 +91,7 @@ def dtypes() -> frozenset[str]:
     home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
     answer = pathlib.Path(home, 'alexnet_jax') / (
       f'onednn-{jaxlib.__version__}-{platform.machine()}-'
-      f'{"-".join(names)}-{library.stat().st_mtime_ns}'
+      f'{"-".join(names)}-{library.stat().st_mtime_ns}-{_own_digest()}'
     )
     if answer.exists() and (text := answer.read_text()).startswith('right:'):
       return frozenset(text.split()[1:])
@@ -120,6 +121,11 @@ def dtypes() -> frozenset[str]:
       answer.parent.mkdir(parents=True, exist_ok=True)
       answer.write_text(' '.join(['right:', *right]))
   return frozenset(right)
+
+
+def _own_digest() -> str:
+  """Returns a digest of this file: other calls need another trial."""
+  return hashlib.sha256(pathlib.Path(__file__).read_bytes()).hexdigest()[:8]
 
 
 def _is_right(dtype: str) -> bool:
@@ -267,7 +273,7 @@ def conv2d(
 def _check_dtypes(a, b, result):
   """Checks what XLA would end the process for."""
   assert a.dtype == b.dtype, (a.dtype, b.dtype)
-  assert result in (jnp.float32, a.dtype), (result, a.dtype)
+  assert jnp.dtype(result) in (jnp.float32, a.dtype), (result, a.dtype)
 
 
 def _call(name, config, result, *operands):

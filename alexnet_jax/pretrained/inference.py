@@ -138,7 +138,7 @@ def _views(
     except ValueError as error:
       return str(error)
     except tf.errors.OpError as error:
-      return f'cannot be decoded: {error.message.splitlines()[0]}'
+      return f'cannot be decoded: {decoding.reason(error)}'
 
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     pending: collections.deque[tuple[str, Any]] = collections.deque()

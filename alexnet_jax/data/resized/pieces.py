@@ -164,7 +164,7 @@ def _resized(piece: Piece) -> Iterator[tuple[sources.Image, Any]]:
     except ValueError as error:
       return str(error)
     except tf.errors.OpError as error:
-      return f'cannot be decoded: {error.message.splitlines()[0]}'
+      return f'cannot be decoded: {decoding.reason(error)}'
     return jpeg.numpy(), pixels.numpy(), tuple(map(int, sides.numpy()))
 
   contents = sources.read(piece.members)
