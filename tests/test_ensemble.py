@@ -209,7 +209,7 @@ def test_results_have_the_seed_of_the_training(tiny_dir, trained, tmp_path):
   assert results(workdir)['seed'] == 0
 
 
-@pytest.mark.parametrize('classes', [1, 10, 150, 1000])
+@pytest.mark.parametrize('classes', [1, 1000])
 def test_a_confusion_matrix_is_drawn(tmp_path, classes):
   matrix = np.diag(np.full(classes, 40.0))
   matrix[0, -1] += 10

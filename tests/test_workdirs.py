@@ -144,7 +144,7 @@ def test_any_content_of_a_file_gives_no_traceback(
     valid = {**json.loads(json.dumps(digits.get_config().to_dict())), **valid}
   rng = random.Random(0)
   refused = 0
-  for _ in range(60):
+  for _ in range(25):
     (workdir / name).write_text(json.dumps(_mutate(valid, rng)))
     with contextlib.suppress(UserError):
       check_workdir(digits.get_config(), epath.Path(workdir), 11)
@@ -152,7 +152,7 @@ def test_any_content_of_a_file_gives_no_traceback(
       pretrained.load(workdir)
     except (UserError, StorageError):
       refused += 1
-  assert refused > 5
+  assert refused > 2
   (workdir / name).write_text('[' * 100_000)
   with pytest.raises(UserError):
     pretrained.load(workdir)
