@@ -117,6 +117,10 @@ def check(workdir, **changes):
 
 def test_what_a_run_may_resume_with(workdir):
   check(workdir)
+  saved = json.loads((workdir / 'config.json').read_text())
+  del saved['data']['balance'], saved['init_head']  # Of an earlier version.
+  (workdir / 'config.json').write_text(json.dumps(saved))
+  check(workdir)
   check(workdir, num_epochs=91)
   check(workdir, num_train_steps=9000)  # 90 epochs.
   check(

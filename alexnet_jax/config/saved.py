@@ -32,6 +32,8 @@ FREE_FIELDS = (
   'log_every_steps',
   'profile',
 )
+# Fields that runs of an earlier version lack, and what they did.
+_ADDED = {'data.balance': 'none', 'init_head': 'keep'}
 # `check_workdir` allows these to grow.
 _LENGTHS = ('num_epochs', 'num_train_steps')
 
@@ -113,7 +115,8 @@ def check_workdir(
         'this program: give another --workdir'
       )
     return
-  differences = _differences(flatten(_plain(config)), flatten(saved))
+  there = {**_ADDED, **flatten(saved)}
+  differences = _differences(flatten(_plain(config)), there)
   if differences:
     raise UserError(
       f'{workdir} holds a run with another config: {"; ".join(differences)} '
