@@ -28,14 +28,15 @@ def markdown(experiments: Sequence[Experiment]) -> str:
 def summary(experiments: Sequence[Experiment]) -> str:
   """Returns at most eight rows: top-1 errors, and answered claims.
 
-  The results with the most seeds come first.
+  The results with the most seeds come first. A network has its longest training
+  on each dataset.
   """
   shown = views.context(experiments)
   used = {run['id'] for row in shown['measured'] for run in row['runs']}
   rows = [
     (f'`{e["network"]}`, error', 'n/a', _top1(e['errors']),
      f'{e["data"]}, {e["epochs"]} epochs', e['num_seeds'])
-    for e in shown['experiments']
+    for e in _longest(shown['experiments'])
     if e['num_seeds'] and e['id'] not in used
   ] + [
     (f'{row["claim"].what} ({row["claim"].source})',
@@ -45,6 +46,25 @@ def summary(experiments: Sequence[Experiment]) -> str:
   ]  # fmt: skip
   rows.sort(key=lambda row: -row[-1])
   return _render(_SUMMARY, rows=rows[:_MOST])
+
+
+def _longest(experiments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Returns the longest of the scored runs of each network and dataset."""
+  found: dict[tuple[str, str], dict[str, Any]] = {}
+  for e in experiments:
+    key = e['network'].removesuffix(', bfloat16'), e['data']
+    if not e['num_seeds']:
+      continue
+    if key not in found or _number(e['epochs']) > _number(found[key]['epochs']):
+      found[key] = e
+  return list(found.values())
+
+
+def _number(text: Any) -> float:
+  try:
+    return float(text)
+  except (TypeError, ValueError):  # '-': averaged networks.
+    return 0.0
 
 
 def _top1(numbers: str) -> str:
