@@ -1,4 +1,4 @@
-"""Goes on from trained weights, on images and classes of your own.
+"""Fine-tunes trained weights on images and classes of your own.
 
   python -m alexnet_jax.data.resized --source=photos --name=photos \\
     --data_dir=DIR
@@ -11,8 +11,8 @@ weights were trained with; the number of classes is that of the dataset. Set a
 field, such as --config.data.crop_size=200, to change it. The last layer is
 new, and its learning rate is ten times that of the others.
 
-Hardware: two CPU cores.
-Time: about a minute for each epoch of 500 images.
+Hardware: two CPU cores, on which the paper's network trained at 36 images/s in
+bfloat16 (beside other work).
 """
 
 import ml_collections

@@ -10,6 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from conftest import encode
 from PIL import Image
 from test_prepare import add
@@ -28,7 +29,6 @@ pytestmark = [
   pytest.mark.filterwarnings('ignore::ResourceWarning'),
 ]
 
-# TFDS's order is not that of the names in the second pair.
 SYNSETS = 'n01440764', 'n02102040', 'n03000684'
 PER_CLASS = 12
 
@@ -110,7 +110,7 @@ def write_tars(root, files):
       add(train, f'{name}.tar', inner.getvalue())
   # The numbers of images of these classes.
   known = (
-    sources.tfds.core.tfds_path('datasets/imagenet2012/validation_labels.txt')
+    tfds.core.tfds_path('datasets/imagenet2012/validation_labels.txt')
     .read_text()
     .split()
   )
@@ -243,10 +243,6 @@ def test_odd_files(files, tmp_path, capsys):
     assert np.abs(pixels.astype(int) - value).max() <= 1
 
 
-def change_nothing(root):
-  pass
-
-
 @pytest.mark.parametrize(
   ('change', 'match'),
   [
@@ -269,6 +265,15 @@ def change_nothing(root):
       'has one image',
     ),
     (lambda r: (r / SYNSETS[0]).rename(r / SYNSETS[1].upper()), 'case alone'),
+    (
+      lambda r: [
+        (r / 'val' / name).mkdir(parents=True)
+        or (r / name).rename((r / 'train').joinpath(name))
+        for name in SYNSETS
+        if (r / 'train').mkdir(exist_ok=True) is None
+      ],
+      'no images of the split validation',
+    ),
   ],
 )
 def test_folders_that_cannot_be_used(files, tmp_path, change, match):
@@ -309,6 +314,16 @@ def cut(path, share=0.5):
       write_kaggle,
       lambda r: (r / 'ILSVRC/Data/CLS-LOC/val/x.JPEG').write_bytes(b''),
       '1 files that .* does not name',
+    ),
+    (
+      write_kaggle,
+      lambda r: (r / 'LOC_val_solution.csv').write_text('a,b\n1,2\n'),
+      'needs the columns ImageId and PredictionString',
+    ),
+    (
+      write_parquet,
+      lambda r: [p.unlink() for p in r.glob('[tv]*ai*.parquet')],
+      'no images of the split train',
     ),
     (
       write_kaggle,

@@ -4,9 +4,12 @@
 those that a viewer would turn or show on a background, are converted here.
 """
 
+import collections
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -67,6 +70,33 @@ def read(path: str) -> bytes:
   except tf.errors.OpError as error:
     raise ValueError(error.message) from error
   return standard(encoded)
+
+
+def map_ahead(
+  function: Callable[[Any], Any], items: Iterable[Any], ahead: int
+) -> Iterator[Any]:
+  """Yields a function's results in order, computed by a thread for each core.
+
+  Args:
+    function: called with each item.
+    items: read as they are needed, so that they need not fit in memory.
+    ahead: how many results may be computed before they are needed.
+
+  Example:
+    >>> list(map_ahead(len, ['a', 'bcd'], ahead=1))
+    [1, 3]
+  """
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    pending: collections.deque[futures.Future[Any]] = collections.deque()
+    try:
+      for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) > ahead:
+          yield pending.popleft().result()
+      for future in pending:
+        yield future.result()
+    finally:
+      pool.shutdown(cancel_futures=True)
 
 
 def standard(encoded: bytes, upright: bool = True) -> bytes:

@@ -1,10 +1,8 @@
 """Class probabilities and features of image files."""
 
-import collections
 import functools
 import os
 from collections.abc import Iterator, Sequence
-from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -140,15 +138,7 @@ def _views(
     except tf.errors.OpError as error:
       return f'cannot be decoded: {decoding.reason(error)}'
 
-  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    pending: collections.deque[tuple[str, Any]] = collections.deque()
-    for path in paths:
-      pending.append((path, pool.submit(view, path)))
-      if len(pending) > ahead:
-        done, future = pending.popleft()
-        yield done, future.result()
-    for done, future in pending:
-      yield done, future.result()
+  yield from zip(paths, images.map_ahead(view, paths, ahead), strict=True)
 
 
 def probabilities_and_features(

@@ -149,12 +149,10 @@ class FromImages(  # type: ignore[call-arg]
         'or skip them with --on_error=skip'
       )
     for split, members in self.source.splits.items():
-      skipped = len(kept[split]['skipped'])
-      if skipped == len(members) or skipped > self.max_error_rate * len(
-        members
-      ):
+      number, skipped = len(members), len(kept[split]['skipped'])
+      if skipped == number or skipped > self.max_error_rate * number:
         raise UserError(
-          f'{skipped} of {len(members)} images of split {split!r} cannot be '
+          f'{skipped} of {number} images of split {split!r} cannot be '
           f'read: more than --max_error_rate={self.max_error_rate} allows'
         )
 

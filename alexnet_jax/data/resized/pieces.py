@@ -7,10 +7,8 @@ of all classes are mixed, sources are read in order, and little is in memory.
 """
 
 import collections
-import os
 import struct
 from collections.abc import Iterator, Sequence
-from concurrent import futures
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -168,18 +166,8 @@ def _resized(piece: Piece) -> Iterator[tuple[sources.Image, Any]]:
     return jpeg.numpy(), pixels.numpy(), tuple(map(int, sides.numpy()))
 
   contents = sources.read(piece.members)
-  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    pending: collections.deque[tuple[sources.Image, Any]] = collections.deque()
-    try:
-      for image, content in zip(piece.members, contents, strict=True):
-        pending.append((image, pool.submit(make, content)))
-        if len(pending) > _AHEAD:
-          done, future = pending.popleft()
-          yield done, future.result()
-      for done, future in pending:
-        yield done, future.result()
-    finally:
-      pool.shutdown(cancel_futures=True)
+  made = images.map_ahead(make, contents, _AHEAD)
+  yield from zip(piece.members, made, strict=True)
 
 
 def _record(image: sources.Image, jpeg: bytes) -> bytes:

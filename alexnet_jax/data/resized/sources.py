@@ -1,76 +1,28 @@
-"""Finds the images in folders, in archives of ImageNet, and in other files.
+"""Finds and reads the images of a folder, in whatever form they are stored.
 
-Each form is read into a `Source`: the classes, and for each split the pieces
-that a worker reads from their beginning to their end.
+Each form becomes a `Source`.
 """
 
 import csv
-import hashlib
 import itertools
 import json
 import os
 import pathlib
-import re
-import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
-
-import tensorflow_datasets as tfds
+from typing import Any
 
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import imagenet, images
-
-_SPLITS = {
-  'train': 'train',
-  'val': 'validation',
-  'valid': 'validation',
-  'validation': 'validation',
-  'test': 'test',
-}
-_PIECE = 2000  # Images.
-_TRAIN_TAR, _VAL_TAR = 'ILSVRC2012_img_train.tar', 'ILSVRC2012_img_val.tar'
-
-
-class Image(NamedTuple):
-  """An image file of a source.
-
-  Attributes:
-    name: of the file, which is unique in its split.
-    label: its class.
-    path: of the file that holds it.
-    start: position in that file, in bytes; in a parquet file its row.
-    size: number of bytes; None: to the end.
-  """
-
-  name: str
-  label: int
-  path: str
-  start: int = 0
-  size: int | None = None
-
-
-class Source(NamedTuple):
-  """Images that are not a TFDS dataset.
-
-  Attributes:
-    form: what it is, for people.
-    class_names: by label.
-    splits: for each split its images, in the order in which they are stored.
-    upright: whether images are turned by their EXIF orientation. ImageNet's
-      own files, and datasets of decoded images, are taken as they are.
-  """
-
-  form: str
-  class_names: tuple[str, ...]
-  splits: dict[str, list[Image]]
-  upright: bool
-
-  def pieces(self) -> Iterator[tuple[str, list[Image]]]:
-    """Yields parts of the splits, each for one worker."""
-    for split, members in self.splits.items():
-      for start in range(0, len(members), _PIECE):
-        yield split, members[start : start + _PIECE]
+from alexnet_jax.data.resized import tars
+from alexnet_jax.data.resized.source import (
+  SPLITS,
+  Image,
+  Source,
+  checked_names,
+  position,
+  split_of,
+)
 
 
 def read(members: Sequence[Image]) -> Iterator[bytes | OSError]:
@@ -107,33 +59,20 @@ def find(
   kaggle = root / 'ILSVRC' / 'Data' / 'CLS-LOC'
   if kaggle.is_dir():
     source = _kaggle(root, kaggle)
-  elif (root / _TRAIN_TAR).exists() or (root / _VAL_TAR).exists():
-    source = _imagenet_tars(root)
+  elif (root / tars.TRAIN).exists() or (root / tars.VALIDATION).exists():
+    source = tars.of_imagenet(root)
   elif files := sorted(root.rglob('*.parquet')):
     source = _parquet(files, class_names)
   elif files := sorted(root.glob('*.tar')):
-    source = _webdataset(files, class_names)
+    source = tars.webdataset(files, class_names)
   else:
     source = _folder(root)
-  source = _in_order(source)
+  for split, members in source.splits.items():
+    if not members:
+      raise UserError(f'{path} (--source) has no images of the split {split}')
   if 'validation' not in source.splits:
     source = _with_validation(source, val_share)
   _check(source, path)
-  return source
-
-
-def position(name: str) -> int:
-  """Returns where an image belongs in its split: a hash of its name."""
-  digest = hashlib.sha256(name.encode('utf-8', 'surrogateescape')).digest()
-  return int.from_bytes(digest[:8])
-
-
-def _in_order(source: Source) -> Source:
-  """Gives ImageNet's classes TFDS's order, and any others that of names."""
-  names, known = source.class_names, tuple(imagenet.synsets())
-  words = tuple(imagenet.synsets().values())
-  if names == words:
-    return source._replace(class_names=known)
   return source
 
 
@@ -183,8 +122,8 @@ def _with_validation(source: Source, share: float) -> Source:
 def _folder(root: pathlib.Path) -> Source:
   """Reads DIR/CLASS/* or DIR/{train,val,...}/CLASS/*."""
   folders = _folders(root)
-  if folders and {name.lower() for name in folders} <= set(_SPLITS):
-    roots = {_SPLITS[name.lower()]: root / name for name in folders}
+  if folders and {name.lower() for name in folders} <= set(SPLITS):
+    roots = {SPLITS[name.lower()]: root / name for name in folders}
     if len(roots) < len(folders):
       raise UserError(
         f'{root} (--source) has several folders of one split: '
@@ -242,11 +181,21 @@ def _kaggle(root: pathlib.Path, data: pathlib.Path) -> Source:
   table = root / 'LOC_val_solution.csv'
   if not table.exists():
     raise UserError(f'{table} is missing: it has the classes of val/')
-  with table.open(newline='') as file:
-    of_image = {
-      f'{row["ImageId"]}.JPEG': row['PredictionString'].split()[0]
-      for row in csv.DictReader(file)
-    }
+  try:
+    with table.open(newline='') as file:
+      of_image = {
+        f'{row["ImageId"]}.JPEG': row['PredictionString'].split()[0]
+        for row in csv.DictReader(file)
+      }
+  except (KeyError, IndexError, AttributeError, csv.Error) as error:
+    raise UserError(
+      f'{table} needs the columns ImageId and PredictionString, which begins '
+      'with a synset'
+    ) from error
+  if unknown := sorted(set(of_image.values()) - set(names)):
+    raise UserError(
+      f'{table} names {unknown[0]}, which is no class of ImageNet'
+    )
   found = {
     os.path.relpath(path, data / 'val'): path
     for path, _ in images.walk(str(data / 'val'))
@@ -261,7 +210,6 @@ def _kaggle(root: pathlib.Path, data: pathlib.Path) -> Source:
       f'{data / "val"} has {len(extra)} files that {table} does not name: '
       f'{", ".join(extra[:3])}'
     )
-  # Its folder has no synset with no image, so labels are by the full list.
   return Source(
     "ImageNet as Kaggle's zip",
     names,
@@ -277,112 +225,6 @@ def _kaggle(root: pathlib.Path, data: pathlib.Path) -> Source:
     },
     upright=True,
   )
-
-
-def _imagenet_tars(root: pathlib.Path) -> Source:
-  """Reads ImageNet's two archives, the first of which holds one per class."""
-  for name in (_TRAIN_TAR, _VAL_TAR):
-    if not (root / name).exists():
-      raise UserError(f'{root} (--source) has no {name}')
-  names = tuple(imagenet.synsets())
-  labels = {name: label for label, name in enumerate(names)}
-  path = str(root / _TRAIN_TAR)
-  train = []
-  for member in _members(path):
-    synset = pathlib.PurePath(member.name).stem
-    if synset not in labels:
-      raise UserError(
-        f'{path} has {member.name}, which is no class of ImageNet'
-      )
-    train += [
-      Image(f'{synset}/{name}', labels[synset], path, start, size)
-      for name, start, size in _inner_members(path, member)
-    ]
-  path = str(root / _VAL_TAR)
-  known = (
-    tfds.core.tfds_path('datasets/imagenet2012/validation_labels.txt')
-    .read_text()
-    .split()
-  )
-  validation = []
-  for member in _members(path):
-    number = re.search(r'_(\d{8})\.JPEG$', member.name)
-    if not number or not 1 <= int(number[1]) <= len(known):
-      raise UserError(f'{path} has {member.name}, whose class is not known')
-    validation.append(
-      Image(
-        os.path.basename(member.name),
-        labels[known[int(number[1]) - 1]],
-        path,
-        member.offset_data,
-        member.size,
-      )
-    )
-  splits = {'train': train, 'validation': validation}
-  return Source("ImageNet's two tars", names, splits, upright=False)
-
-
-def _members(path: str) -> Iterator[tarfile.TarInfo]:
-  """Yields the files in a tar."""
-  try:
-    size = os.path.getsize(path)
-    with tarfile.open(path, 'r:') as tar:
-      for member in tar:
-        if member.offset_data + member.size > size:
-          raise tarfile.ReadError('unexpected end of data')
-        if member.isfile():
-          yield member
-  except tarfile.TarError as error:
-    raise UserError(f'{path} is cut off or corrupt: {error}') from error
-
-
-def _inner_members(
-  path: str, outer: tarfile.TarInfo
-) -> Iterator[tuple[str, int, int]]:
-  """Yields name, position and size of the files in a tar in a tar."""
-  try:
-    with open(path, 'rb') as file:
-      file.seek(outer.offset_data)
-      with tarfile.open(fileobj=file, mode='r:') as tar:
-        for member in tar:
-          start = member.offset_data
-          yield member.name, start, member.size
-          if start + member.size >= outer.offset_data + outer.size:
-            raise tarfile.ReadError('unexpected end of data')
-  except tarfile.TarError as error:
-    raise UserError(
-      f'{outer.name} in {path} is cut off or corrupt: {error}'
-    ) from error
-
-
-def _webdataset(
-  files: Sequence[pathlib.Path], class_names: Sequence[str]
-) -> Source:
-  """Reads tars of pairs KEY.jpg, KEY.cls."""
-  splits: dict[str, list[Image]] = defaultdict(list)
-  for path in files:
-    pairs: dict[str, dict[str, tarfile.TarInfo]] = defaultdict(dict)
-    for member in _members(str(path)):
-      key, _, suffix = member.name.partition('.')
-      pairs[key][suffix.lower()] = member
-    with path.open('rb') as file:
-      for key, parts in pairs.items():
-        label = parts.pop('cls', None)
-        if label is None or len(parts) != 1:
-          raise UserError(
-            f'{path}: {key} has {", ".join(sorted(parts)) or "no image"}'
-            f'{"" if label else " but no cls"}: KEY.jpg and KEY.cls are needed'
-          )
-        file.seek(label.offset_data)
-        text = file.read(label.size).decode(errors='replace').strip()
-        if not text.isdigit():
-          raise UserError(f'{path}: {label.name} is {text!r}, not a number')
-        (image,) = parts.values()
-        splits[_split_of(path)].append(
-          Image(image.name, int(text), str(path), image.offset_data, image.size)
-        )
-  names = _names(class_names, splits, files[0].parent)
-  return Source('WebDataset tars', names, dict(splits), upright=True)
 
 
 def _parquet(
@@ -411,11 +253,11 @@ def _parquet(
       raise UserError(f'{path} has the label {bad[0]!r}, which is not a number')
     if set(labels) == {-1}:
       continue  # A test split whose labels are secret.
-    splits[_split_of(path)] += [
+    splits[split_of(path)] += [
       Image(f'{path.name}__{row}', label, str(path), row)
       for row, label in enumerate(labels)
     ]
-  names = _names(class_names, splits, files[0].parent)
+  names = checked_names(class_names, splits, files[0].parent)
   return Source("Hugging Face's parquet", names, dict(splits), upright=False)
 
 
@@ -453,33 +295,3 @@ def _names_in(metadata: dict[bytes, bytes] | None) -> tuple[str, ...]:
     return tuple(content['info']['features']['label']['names'])
   except (KeyError, TypeError, ValueError):
     return ()
-
-
-def _split_of(path: pathlib.Path) -> str:
-  """Returns the split in a file's name, such as imagenet-val-0001.tar."""
-  for word in re.split(r'[^a-z]+', path.name.lower()):
-    if word in _SPLITS:
-      return _SPLITS[word]
-  return 'train'
-
-
-def _names(
-  names: Sequence[str], splits: dict[str, list[Image]], folder: pathlib.Path
-) -> tuple[str, ...]:
-  """Returns the class names, or numbers where there are none; checks them."""
-  most = max(image.label for members in splits.values() for image in members)
-  least = min(image.label for members in splits.values() for image in members)
-  if 'train' not in splits:
-    raise UserError(f'{folder} (--source) has no files of the split train')
-  if least < 0:
-    raise UserError(
-      f'{folder} (--source) has the label {least}: images without a class '
-      'cannot be used'
-    )
-  if not names:
-    return tuple(map(str, range(most + 1)))
-  if most >= len(names):
-    raise UserError(
-      f'{folder} (--source) has the label {most}, but {len(names)} class names'
-    )
-  return tuple(names)
