@@ -14,7 +14,7 @@ from alexnet_jax.cli.errors import Interrupted, UserError
 from alexnet_jax.cli.files import absolute, write_text
 from alexnet_jax.cli.terminal import duration, say
 from alexnet_jax.config.loading import Config, flatten
-from alexnet_jax.config.saved import check_eval, read_config, with_classes_of
+from alexnet_jax.config.saved import check_eval, read_config, with_classes
 from alexnet_jax.data import faults
 from alexnet_jax.data.dataset import Dataset, open_dataset
 from alexnet_jax.data.of_run import check_dataset, prepare_data
@@ -53,7 +53,9 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
     Interrupted: SIGTERM or SIGINT.
   """
   check_files(workdir)
-  config = with_classes_of(config, workdir)
+  saved = (read_config(workdir) or {}).get('model')
+  if isinstance(saved, dict):
+    config = with_classes(config, saved.get('num_classes'))
   check_eval(config, workdir)
   model = build_model(config.model)
   split = config.data.val_split
@@ -64,7 +66,7 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
   if not (workdir / 'checkpoints').exists():
     restore_params(workdir, config.eval.step, {})  # Raises: nothing to score.
   preprocessing = read_preprocessing(workdir)
-  check_dataset(config.model.num_classes, workdir, preprocessing, dataset)
+  check_dataset(model.num_classes, workdir, preprocessing, dataset)
   dataset.check_resize(preprocessing.resize)
   step, best_step, params = restore_params(
     workdir,
@@ -150,9 +152,7 @@ def evaluate_ensemble(
         f'{members[0].model.num_classes}: their outputs cannot be averaged '
         '(--workdir)'
       )
-  if config.model.num_classes is None:
-    config = config.copy_and_resolve_references()
-    config.model.num_classes = members[0].model.num_classes
+  config = with_classes(config, members[0].model.num_classes)
   dataset = prepare_data(config.data, dataset, [split], out)
   banner(
     members='; '.join(

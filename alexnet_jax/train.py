@@ -15,7 +15,11 @@ from alexnet_jax.cli.errors import Interrupted, TrainingStopped
 from alexnet_jax.cli.files import absolute
 from alexnet_jax.cli.terminal import duration, say, warn
 from alexnet_jax.config.loading import Config
-from alexnet_jax.config.saved import check_workdir, num_train_steps
+from alexnet_jax.config.saved import (
+  check_workdir,
+  num_train_steps,
+  with_classes,
+)
 from alexnet_jax.config.values import check_batch
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.data.of_run import class_weights
@@ -43,12 +47,7 @@ from alexnet_jax.runs.results import (
   training_errors,
   write_results,
 )
-from alexnet_jax.runs.setup import (
-  check_data,
-  prepare_workdir,
-  training_dataset,
-  with_classes,
-)
+from alexnet_jax.runs.setup import check_data, prepare_workdir, training_dataset
 from alexnet_jax.runs.writer import Writer
 
 
@@ -73,7 +72,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
   # ---- Check what was asked for. Nothing is written yet. --------------------
   workdir = absolute(os.fspath(workdir))  # The program may change its folder.
   dataset = training_dataset(config, workdir)
-  config = with_classes(config, dataset)
+  config = with_classes(config, dataset.num_classes)
   steps_per_epoch = check_data(config, dataset)
   check_batch(config.batch_size, jax.device_count())
   profile = profiles.Profile(config.profile, workdir)

@@ -13,7 +13,7 @@ from test_main import run
 from alexnet_jax import pretrained
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.config.loading import flatten
-from alexnet_jax.config.saved import read_config
+from alexnet_jax.config.saved import read_config, with_classes
 from alexnet_jax.config.values import validate
 from alexnet_jax.data import imagenet, of_run
 from alexnet_jax.data.dataset import open_dataset
@@ -140,9 +140,9 @@ def test_more_outputs_than_classes_are_said(tiny_dir, capsys):
   config = default.get_config()
   dataset = open_dataset('tiny', str(tiny_dir))
   config.batch_size = 8
-  assert setup.with_classes(config, dataset).model.num_classes == 3
+  assert with_classes(config, 3).model.num_classes == 3
   config.model.num_classes = 9
-  assert setup.with_classes(config, dataset).model.num_classes == 9
+  assert with_classes(config, 3).model.num_classes == 9
   setup.check_data(config, dataset)
   warning = capsys.readouterr().err
   assert 'the network has 9 outputs (model.num_classes), and tiny' in warning

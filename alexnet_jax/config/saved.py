@@ -142,12 +142,12 @@ def check_workdir(
     )
 
 
-def with_classes_of(config: Config, workdir: epath.Path) -> Config:
-  """Returns the config with the workdir's `model.num_classes`, if unset."""
-  saved = (read_config(workdir) or {}).get('model')
-  if config.model.num_classes is None and isinstance(saved, dict):
-    config = config.copy_and_resolve_references()
-    config.model.num_classes = saved.get('num_classes')
+def with_classes(config: Config, number: int | None) -> Config:
+  """Returns the config with this `model.num_classes`, if it has none."""
+  if config.model.num_classes is not None or number is None:
+    return config
+  config = config.copy_and_resolve_references()
+  config.model.num_classes = number
   return config
 
 

@@ -35,15 +35,6 @@ def training_dataset(config: Config, workdir: epath.Path) -> Dataset:
   return prepare_data(data, dataset, splits, workdir)
 
 
-def with_classes(config: Config, dataset: Dataset) -> Config:
-  """Returns the config with the dataset's number of classes, if it is unset."""
-  if config.model.num_classes is not None:
-    return config
-  config = config.copy_and_resolve_references()
-  config.model.num_classes = dataset.num_classes
-  return config
-
-
 def check_data(config: Config, dataset: Dataset) -> int:
   """Checks that dataset, network and batch size fit each other.
 
