@@ -208,6 +208,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
           finish=config.data.finish,
           blocks=blocks,
           dtype=model.dtype,
+          num_devices=jax.device_count(),
           process_index=jax.process_index(),
           process_count=jax.process_count(),
         ),

@@ -4,13 +4,18 @@ tests/chaos.py tests signals to one of two, tests/test_launch.py SLURM.
 """
 
 import os
+import pickle
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import jax
+import numpy as np
 import pytest
 import zygote
+from conftest import store
 from test_main import metrics, results
 
 from alexnet_jax.cli.errors import ProcessLost, StorageError, UserError
@@ -138,6 +143,58 @@ def test_without_dropout_the_number_of_devices_does_not_matter(tmp_path):
     workdir = f'--workdir={tmp_path / str(number)}'
     run(number, *DIGITS, *data, *more, workdir)
   assert_same_curve(tmp_path / '2', tmp_path / '1')
+
+
+TOGETHER = """
+import pickle, sys
+import jax
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.data import color_stats, faults, of_run
+from alexnet_jax.data.dataset import open_dataset
+number, index, port, data_dir, out = sys.argv[1:]
+if int(number) > 1:
+  jax.distributed.initialize(f'localhost:{port}', int(number), int(index))
+tiny = open_dataset('tiny:1.0.0', data_dir)
+values = (
+  faults.find_faults(tiny, 'train'),
+  of_run.class_weights(tiny, 'train', 4),
+  color_stats.compute_color_stats(tiny, 'validation[:6]', 'short_side', 40),
+)
+try:
+  color_stats.compute_color_stats(tiny, 'train', 'short_side', 40)
+except UserError as error:
+  values += (str(error),)
+with open(f'{out}/{number}-{index}', 'wb') as file:
+  pickle.dump(values, file)
+"""
+
+
+def test_processes_compute_together_what_one_does(tmp_path, image_files):
+  """The second of two has the corrupt image, the first the validation's."""
+  files = list(image_files)
+  files[50] = (files[50][0][:600], 0)
+  store(files, tmp_path)
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  runs = [
+    subprocess.Popen(
+      [sys.executable, '-c', TOGETHER, number, index, str(port)]
+      + [str(tmp_path)] * 2,
+      stderr=subprocess.DEVNULL,
+    )
+    for number, index in (('1', '0'), ('2', '0'), ('2', '1'))
+  ]
+  assert [run.wait() for run in runs] == [0, 0, 0]
+  expected, *others = (
+    pickle.loads((tmp_path / name).read_bytes())
+    for name in ('1-0', '2-0', '2-1')
+  )
+  assert 'cannot decode' in expected[-1]
+  assert len(expected[0]) == 1
+  for other in others:
+    jax.tree.map(np.testing.assert_array_equal, other[:3], expected[:3])
+    assert other[-1] == expected[-1]
 
 
 def test_a_killed_process_ends_the_other_one(one_process, tmp_path):

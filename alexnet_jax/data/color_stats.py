@@ -7,6 +7,7 @@ computed from. A 256 x 256 dataset (`data.resized`) contains its statistics,
 which were computed when it was built.
 """
 
+import functools
 import io
 import zipfile
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from etils import epath
 from tqdm import tqdm
 
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.data import decoding, faults, input_pipeline
+from alexnet_jax.data import decoding, faults, input_pipeline, together
 from alexnet_jax.data.dataset import Dataset
 
 _BATCH = 64
@@ -129,8 +130,9 @@ def compute_color_stats(
 ) -> ColorStats:
   """Computes the statistics of a split's images, resized to `size` x `size`.
 
-  This takes one pass over the split. A dataset of such squares that contains
-  its statistics (`data.resized`) needs none.
+  This takes one pass over the split; each process of a run reads its part. A
+  dataset of such squares that contains its statistics (`data.resized`) needs
+  none.
 
   Args:
     dataset: a prepared dataset.
@@ -148,13 +150,26 @@ def compute_color_stats(
     if stats is not None and stats.num_examples == number:
       return stats
 
+  all_sums = together.from_all(
+    lambda: _sums(dataset, split, how, size, is_square_jpeg)
+  )
+  return functools.reduce(ColorSums.merge, all_sums).summarize()
+
+
+def _sums(
+  dataset: Dataset, split: str, how: str, size: int, is_square_jpeg: bool
+) -> ColorSums:
+  """Returns the sums over this process's part of a split."""
+  parts = dataset.parts(split, together.share())
+  number = sum(part.number for part in parts)
+
   def pixels_of(record):
     example = dataset.parse(record)
     image = decoding.decode_square(example['image'], how, size, is_square_jpeg)
     return {'image': image, 'label': example['label']}
 
   batches = (
-    dataset.records(split)
+    dataset.records(split, parts)
     .map(pixels_of, num_parallel_calls=tf.data.AUTOTUNE)
     .batch(_BATCH)
   )
@@ -163,13 +178,17 @@ def compute_color_stats(
     total=number, desc='mean image and principal components', disable=None
   ) as bar:
     for batch in input_pipeline.iterate(
-      batches, lambda: dataset.read(split).enumerate(), _BATCH, dataset, split
+      batches,
+      lambda: dataset.read(split, parts).enumerate(),
+      _BATCH,
+      dataset,
+      split,
     ):
       sums = sums.add(batch['image'])
       bar.update(len(batch['image']))
   if sums.num_examples != number:
     raise faults.corrupt_file(dataset, split)
-  return sums.summarize()
+  return sums
 
 
 def write_color_stats(folder: epath.Path, stats: dict[str, ColorStats]) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -37,17 +37,36 @@ _hide_gpus()
 # Hides deprecation warnings from inside TFDS and TensorFlow.
 tf.get_logger().setLevel('ERROR')
 
-# The number of files that a shuffled epoch reads in turns, and the read buffer
-# of each. docs/input.md has their effect on the order and on memory.
-_FILES_AT_ONCE = 64
+# The read buffer of each file.
 _READ_BYTES = 1 << 20
-# The second half of the seed that shuffles the files of an epoch.
-_SHUFFLE = 2
 
 # `data.resized` writes this file into each dataset that it builds. A dataset of
 # another revision holds different pixels.
 RESIZED_FILE = 'resized.json'
 RESIZED_REVISION = 1
+
+
+class Part(NamedTuple):
+  """Consecutive records of one file.
+
+  Attributes:
+    path: of the file.
+    skip: the number of records before them.
+    take: the number of records.
+    left_out: the places in the file of those that are skipped (`faults`).
+    is_whole: whether they are all the records of the file.
+  """
+
+  path: str
+  skip: int
+  take: int
+  left_out: tuple[int, ...]
+  is_whole: bool
+
+  @property
+  def number(self) -> int:
+    """The number of records that are read."""
+    return self.take - len(self.left_out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,34 +161,64 @@ class Dataset:
       feature.shape == (size, size, 3) and feature.encoding_format == 'jpeg'
     )
 
-  def records(
-    self, split: str, shuffle_seed: int | None = None, keys: bool = False
-  ) -> tf.data.Dataset:
-    """Reads the stored examples of a split, neither parsed nor decoded.
-
-    Parsing takes longer than reading, so the caller parses only the examples
-    that it uses. The order depends on `shuffle_seed` alone. With a seed, the
-    files come in a random order, and `_FILES_AT_ONCE` of them are read in
-    turns.
+  def parts(self, split: str, share: tuple[int, int] = (0, 1)) -> list[Part]:
+    """Returns the pieces of files that hold a split, in the stored order.
 
     Args:
       split: a split or a slice of one.
-      shuffle_seed: from 0 to 2**31 - 1; None: the stored order.
+      share: (i, n) selects the i-th of n consecutive parts of the split.
+    """
+    wanted = self.builder.info.splits[split].file_instructions
+    number = sum(piece.take for piece in wanted)
+    begin, end = (number * (share[0] + i) // share[1] for i in (0, 1))
+    parts, done = [], 0
+    for piece in wanted:
+      first = max(begin - done, 0)
+      take = min(end - done, piece.take) - first
+      if take > 0:
+        parts.append(self._part(split, piece, piece.skip + first, take))
+      done += piece.take
+    return parts
+
+  def _part(self, split, piece, skip, take) -> Part:
+    name = os.path.basename(piece.filename)
+    keys = (key.rpartition('__') for key in self.skipped.get(split, ()))
+    left_out = sorted(
+      int(i) for of, _, i in keys if of == name and skip <= int(i) < skip + take
+    )
+    is_whole = take == piece.examples_in_shard
+    return Part(
+      os.fspath(piece.filename), skip, take, tuple(left_out), is_whole
+    )
+
+  def records(
+    self, split: str, parts: Sequence[Part] | None = None, keys: bool = False
+  ) -> tf.data.Dataset:
+    """Reads stored examples of a split, neither parsed nor decoded.
+
+    Parsing takes longer than reading, so the caller parses only the examples
+    that it uses.
+
+    Args:
+      split: a split or a slice of one.
+      parts: those of `parts` to read, in this order; None: all.
       keys: whether to return the keys too, which takes longer than reading.
 
     Returns:
       Strings; with `keys`, pairs of a record and its key.
     """
-    skipped = sorted(self.skipped.get(split, ()))
-    parts = self.builder.info.splits[split].file_instructions
-    if shuffle_seed is not None:
-      seed = [shuffle_seed, _SHUFFLE]
-      random = tf.random.stateless_uniform([len(parts)], seed, alg='philox')
-      parts = [parts[i] for i in np.argsort(random.numpy(), kind='stable')]
+    parts = self.parts(split) if parts is None else parts
+    if not keys and all(p.is_whole and not p.left_out for p in parts):
+      return self.file_records([part.path for part in parts])
+    left_out = [
+      f'{os.path.basename(part.path)}__{i}'
+      for part in parts
+      for i in part.left_out
+    ]
 
     def read(path, skip, take):
       records = self.file_records(path)
-      if not keys and not skipped:
+      if not keys and not left_out:
         return records.skip(skip).take(take)
       name = tf.strings.split(path, '/')[-1]
       return records.enumerate().skip(skip).take(take).map(
@@ -181,27 +230,21 @@ class Dataset:
 
     records = tf.data.Dataset.from_tensor_slices(
       (
-        [os.fspath(part.filename) for part in parts],
+        [part.path for part in parts],
         np.array([part.skip for part in parts], np.int64),
-        # -1 stands for all.
         np.array([part.take for part in parts], np.int64),
       )
-    ).interleave(
-      read,
-      cycle_length=1 if shuffle_seed is None else _FILES_AT_ONCE,
-      num_parallel_calls=tf.data.AUTOTUNE,
-      deterministic=True,
-    )
-    if skipped:
+    ).flat_map(tf.autograph.experimental.do_not_convert(read))
+    if left_out:
       records = records.filter(
-        lambda _, key: tf.reduce_all(key != tf.constant(skipped))
+        lambda _, key: tf.reduce_all(key != tf.constant(left_out))
       )
       if not keys:
         records = records.map(lambda record, _: record)
     return records
 
   def file_records(self, path: Any) -> tf.data.Dataset:
-    """Reads the stored examples of one file, as strings."""
+    """Reads the stored examples of a file or of several, as strings."""
     adapter = file_adapters.ADAPTER_FOR_FORMAT[self.builder.info.file_format]
     return adapter.make_tf_data(path, buffer_size=_READ_BYTES)
 
@@ -217,14 +260,17 @@ class Dataset:
     return {'image': parsed[self.image_key], 'label': parsed[self.label_key]}
 
   def read(
-    self, split: str, shuffle_seed: int | None = None
+    self, split: str, parts: Sequence[Part] | None = None
   ) -> tf.data.Dataset:
     """Reads undecoded examples: `image` and `key` (strings), `label` (int64).
 
-    The order is that of `records`. A key is TFDS's `tfds_id`: the name of the
-    file, and the position in it.
+    A key is TFDS's `tfds_id`: the name of the file, and the position in it.
+
+    Args:
+      split: a split or a slice of one.
+      parts: see `records`.
     """
-    return self.records(split, shuffle_seed, keys=True).map(
+    return self.records(split, parts, keys=True).map(
       lambda record, key: {**self.parse(record), 'key': key},
       num_parallel_calls=tf.data.AUTOTUNE,
     )

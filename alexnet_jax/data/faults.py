@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import write_text
-from alexnet_jax.data import decoding
-from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data import decoding, together
+from alexnet_jax.data.dataset import Dataset, Part
 
 FILE = 'left_out.json'
 
@@ -185,15 +185,25 @@ def _check_keys(dataset, split, keys, workdir):
 def find_faults(dataset: Dataset, split: str) -> list[str]:
   """Returns the keys of the examples that cannot be used.
 
+  Each process of a run reads its part of the split.
+
   Raises:
     UserError: a file is corrupt, so that records are missing.
   """
-  number = dataset.num_examples(split)
+  parts = dataset.parts(split, together.share())
+  found = together.from_all(lambda: _faults_of(dataset, split, parts))
+  return sorted(key for keys in found for key in keys)
+
+
+def _faults_of(
+  dataset: Dataset, split: str, parts: Sequence[Part]
+) -> list[str]:
+  number = sum(part.number for part in parts)
   # `ignore_errors` below would skip a corrupt file without an error.
   num_records, error = 0, None
   try:
     num_records = int(
-      dataset.records(split)
+      dataset.records(split, parts)
       .batch(64)
       .reduce(np.int64(0), lambda n, batch: n + tf.shape(batch, tf.int64)[0])
     )
@@ -209,7 +219,7 @@ def find_faults(dataset: Dataset, split: str) -> list[str]:
 
   usable = set()
   with tqdm(total=number, desc=f'checking {split}', disable=None) as bar:
-    examples = dataset.read(split).map(
+    examples = dataset.read(split, parts).map(
       check, num_parallel_calls=tf.data.AUTOTUNE
     )
     for key, label, _ in examples.ignore_errors().as_numpy_iterator():
@@ -218,10 +228,8 @@ def find_faults(dataset: Dataset, split: str) -> list[str]:
         usable.add(key)
   if len(usable) == number:
     return []
-  keys = dataset.read(split).map(lambda example: example['key'])
-  return sorted(
-    key.decode() for key in keys.as_numpy_iterator() if key not in usable
-  )
+  keys = dataset.read(split, parts).map(lambda example: example['key'])
+  return [key.decode() for key in keys.as_numpy_iterator() if key not in usable]
 
 
 def write_skipped(dataset: Dataset, workdir: epath.Path) -> None:

@@ -19,7 +19,7 @@ import tensorflow as tf
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.cli.terminal import patient
-from alexnet_jax.data import faults, preprocess
+from alexnet_jax.data import faults, preprocess, streams
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing, at_epoch
 from alexnet_jax.model.architectures import Blocks
@@ -46,14 +46,15 @@ def train_batches(
   finish: str = 'host',
   blocks: Blocks | None = None,
   dtype: Any = np.float32,
+  num_devices: int | None = None,
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
   """Yields the training batches of an epoch, from batch `start` on.
 
   An epoch has each image at most once: the last N mod `batch_size` images of
-  its order are dropped. Records before `start` and those of other processes are
-  read, but neither parsed nor decoded.
+  its order are dropped. Each process reads the files that hold its part of the
+  batches (`streams`); records before `start` are neither parsed nor decoded.
 
   Args:
     dataset: a prepared dataset.
@@ -63,13 +64,16 @@ def train_batches(
     seed: the seed of the run.
     epoch: from 0.
     start: the number of batches to skip.
-    shuffle_buffer: number of undecoded records from which the next is drawn.
+    shuffle_buffer: number of undecoded records from which the next is drawn,
+      over all processes.
     finish: 'host', or 'device': the batches hold integer grey levels, from
       which `learning.finish.finisher` computes the same numbers on the device.
     blocks: how images are rearranged for the first convolution; None: not.
     dtype: the dtype of images that the host finishes: the network's, which
       would round them in any case.
-    process_index: which consecutive part of each global batch to yield.
+    num_devices: of all processes; they divide a batch in the same way for any
+      number of processes. None: one for each process.
+    process_index: which part of each global batch to yield.
     process_count: the number of parts.
 
   Yields:
@@ -88,19 +92,19 @@ def train_batches(
   num_batches = num_examples // batch_size
   local_size = batch_size // process_count
 
-  def in_order(elements):
+  def in_order(read):
     """Returns this process's part of the epoch, with positions."""
-    elements = (
-      elements.shuffle(
-        min(shuffle_buffer, num_examples),
-        seed=epoch_seed,
-        reshuffle_each_iteration=False,
-      )
-      .enumerate()
-      .take(num_batches * batch_size)
-      .skip(start * batch_size)
-    )
-    return _part(elements, batch_size, process_index, process_count)
+    return streams.shuffled(
+      dataset,
+      split,
+      read,
+      seed=epoch_seed,
+      buffer=shuffle_buffer,
+      batch_size=batch_size,
+      num_devices=num_devices or process_count,
+      process_index=process_index,
+      process_count=process_count,
+    ).skip(start * local_size)
 
   p = at_epoch(preprocessing, epoch)
   draws = preprocess.draw(p, num_examples, epoch_seed)
@@ -115,12 +119,12 @@ def train_batches(
       'label': _int32(example['label']),
     }
 
-  records = in_order(dataset.records(split, epoch_seed))
-  batches = _map(records, view).batch(local_size, drop_remainder=True)
+  batches = _map(in_order(dataset.records), view)
+  batches = batches.batch(local_size, drop_remainder=True)
   done = start
   for batch in iterate(
     batches,
-    lambda: in_order(dataset.read(split, epoch_seed)),
+    lambda: in_order(dataset.read),
     local_size,
     dataset,
     split,
@@ -146,8 +150,9 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """Yields every image of a split once, in batches of one size.
 
-  The last batch is padded with blanks whose `mask` is 0. Any batch size is
-  therefore possible, and every process has the same number of batches.
+  Each process reads consecutive images, in the stored order. Batches are padded
+  with blanks whose `mask` is 0. Any batch size is therefore possible, and every
+  process has the same number of batches.
 
   Args:
     dataset: a prepared dataset.
@@ -158,7 +163,7 @@ def eval_batches(
     finish: 'host' or 'device'; see `train_batches`.
     blocks: see `train_batches`.
     dtype: see `train_batches`.
-    process_index: which consecutive part of each global batch to yield.
+    process_index: which of the split's consecutive parts to yield.
     process_count: the number of parts.
 
   Yields:
@@ -171,12 +176,15 @@ def eval_batches(
       names its key or file, and the split.
   """
   local_size = batch_size // process_count
-  num_batches = -(-dataset.num_examples(split) // batch_size)
+  shares = [
+    dataset.parts(split, (i, process_count)) for i in range(process_count)
+  ]
+  numbers = [sum(part.number for part in parts) for parts in shares]
+  num_batches = -(-max(numbers) // local_size)
   is_square_jpeg = dataset.is_square_jpeg(preprocessing.resize_size)
 
-  def in_order(elements):
-    elements = elements.enumerate()
-    return _part(elements, batch_size, process_index, process_count)
+  def in_order(read):
+    return read(split, shares[process_index]).prefetch(local_size).enumerate()
 
   def view(_, record):
     example = dataset.parse(record)
@@ -189,20 +197,19 @@ def eval_batches(
       'mask': tf.constant(1.0),
     }
 
-  batches = _map(in_order(dataset.records(split)), view).batch(local_size)
+  batches = _map(in_order(dataset.records), view).batch(local_size)
   blank = {
     name: np.zeros(spec.shape[1:], spec.dtype.as_numpy_dtype)
     for name, spec in batches.element_spec.items()
   }
   done, num_images = 0, 0
   for batch in iterate(
-    batches, lambda: in_order(dataset.read(split)), local_size, dataset, split
+    batches, lambda: in_order(dataset.read), local_size, dataset, split
   ):
     num_images += len(batch['label'])
     yield _pad(batch, blank, local_size)
     done += 1
-  positions = np.arange(dataset.num_examples(split)) % batch_size
-  if num_images != np.sum(positions // local_size == process_index):
+  if num_images != numbers[process_index]:
     raise faults.corrupt_file(dataset, split)
   for _ in range(done, num_batches):
     yield _pad(
@@ -255,16 +262,6 @@ def _int32(label):
   return tf.cast(tf.clip_by_value(label, -1, 2**31 - 1), tf.int32)
 
 
-def _part(elements, batch_size, process_index, process_count):
-  """Selects one process's part of `(position, element)`."""
-  if process_count == 1:
-    return elements
-  local_size = batch_size // process_count
-  return elements.filter(
-    lambda position, _: position % batch_size // local_size == process_index
-  )
-
-
 def _map(elements: tf.data.Dataset, view) -> tf.data.Dataset:
   return elements.map(
     # There is no Python to convert, and trying takes a second an epoch.
@@ -309,6 +306,8 @@ def iterate(
   # Uses all cores from the start. Tuning is no faster, and its thread delays
   # the end of an epoch by seconds.
   options.autotune.enabled = False
+  # All files are opened at once, which matters on buckets (docs/log.md).
+  options.experimental_warm_start = True
   batches = batches.prefetch(PREFETCH).with_options(options)
   iterator = batches.as_numpy_iterator()
   place = dataset.data_dir if dataset else ''

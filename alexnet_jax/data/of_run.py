@@ -8,7 +8,7 @@ from etils import epath
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.terminal import say
 from alexnet_jax.config.loading import Config
-from alexnet_jax.data import color_stats, faults
+from alexnet_jax.data import color_stats, faults, together
 from alexnet_jax.data.builders import origin
 from alexnet_jax.data.cache import cached
 from alexnet_jax.data.dataset import Dataset
@@ -94,18 +94,25 @@ def class_weights(dataset: Dataset, split: str, num_outputs: int) -> np.ndarray:
 
   Args:
     dataset: a prepared dataset.
-    split: the split to count; its images are not decoded.
+    split: the split to count; its images are not decoded. Each process of a
+      run reads its part.
     num_outputs: of the network, at least the number of classes.
 
   Returns:
     float32 `[num_outputs]`, whose mean over the images is 1.
   """
-  counts = np.zeros(num_outputs)
-  labels_of = dataset.records(split).map(
-    lambda record: dataset.parse(record)['label'], num_parallel_calls=8
-  )
-  for labels in labels_of.batch(1024).as_numpy_iterator():
-    counts += np.bincount(labels, minlength=num_outputs)
+
+  def count():
+    counts = np.zeros(num_outputs)
+    parts = dataset.parts(split, together.share())
+    labels_of = dataset.records(split, parts).map(
+      lambda record: dataset.parse(record)['label'], num_parallel_calls=8
+    )
+    for labels in labels_of.batch(1024).as_numpy_iterator():
+      counts += np.bincount(labels, minlength=num_outputs)
+    return counts
+
+  counts = sum(together.from_all(count), np.zeros(num_outputs))
   classes = np.count_nonzero(counts)
   weights = counts.sum() / (classes * np.maximum(counts, 1))
   return np.where(counts > 0, weights, 0).astype(np.float32)
