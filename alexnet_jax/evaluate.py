@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from alexnet_jax import pretrained
@@ -16,8 +17,9 @@ from alexnet_jax.cli.terminal import duration, say
 from alexnet_jax.config.loading import Config, flatten
 from alexnet_jax.config.saved import check_eval, read_config, with_classes
 from alexnet_jax.data import faults
+from alexnet_jax.data.classes import match, task_of
 from alexnet_jax.data.dataset import Dataset, open_dataset
-from alexnet_jax.data.of_run import check_dataset, prepare_data
+from alexnet_jax.data.of_run import prepare_data
 from alexnet_jax.data.preprocessing import read_preprocessing
 from alexnet_jax.learning import steps
 from alexnet_jax.model.build import abstract_params, build_model
@@ -66,7 +68,9 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
   if not (workdir / 'checkpoints').exists():
     restore_params(workdir, config.eval.step, {})  # Raises: nothing to score.
   preprocessing = read_preprocessing(workdir)
-  check_dataset(model.num_classes, workdir, preprocessing, dataset)
+  classes = match(
+    model.num_classes, workdir, preprocessing, dataset, config.eval.classes
+  )
   dataset.check_resize(preprocessing.resize)
   step, best_step, params = restore_params(
     workdir,
@@ -85,7 +89,7 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
   start = time.time()
   with _stop_signals() as leave_if_asked:
     score = scoring.scorer(
-      config, model, dataset, preprocessing, leave_if_asked
+      config, model, dataset, preprocessing, classes, leave_if_asked
     )
     replicated = steps.replicate(params)
     scores = score(replicated, split)
@@ -142,15 +146,30 @@ def evaluate_ensemble(
   dataset = open_dataset(config.data.name, config.data.data_dir)
   dataset.num_examples(split)
   members = [pretrained.load(workdir, config.eval.step) for workdir in workdirs]
-  for workdir, member in zip(workdirs, members, strict=True):
-    num_classes = member.model.num_classes
-    check_dataset(num_classes, workdir, member.preprocessing, dataset)
+  each_classes = [
+    match(
+      member.model.num_classes,
+      workdir,
+      member.preprocessing,
+      dataset,
+      config.eval.classes,
+    )
+    for workdir, member in zip(workdirs, members, strict=True)
+  ]
+  classes = each_classes[0]
+  for workdir, member, other in zip(
+    workdirs, members, each_classes, strict=True
+  ):
     dataset.check_resize(member.preprocessing.resize)
-    if num_classes != members[0].model.num_classes:
+    if other.num_outputs != classes.num_outputs:
       raise UserError(
-        f'{workdir} has {num_classes} classes, {workdirs[0]} '
-        f'{members[0].model.num_classes}: their outputs cannot be averaged '
-        '(--workdir)'
+        f'{workdir} has {other.num_outputs} classes, {workdirs[0]} '
+        f'{classes.num_outputs}: their outputs cannot be averaged (--workdir)'
+      )
+    if not np.array_equal(other.outputs, classes.outputs):
+      raise UserError(
+        f'{workdir} has the classes of {workdirs[0]} in another order: their '
+        'outputs cannot be averaged (--workdir)'
       )
   config = with_classes(config, members[0].model.num_classes)
   dataset = prepare_data(config.data, dataset, [split], out)
@@ -162,21 +181,25 @@ def evaluate_ensemble(
     data=f'{dataset.full_name} {split}',
     results=out,
   )
+  task = task_of(classes, dataset, split)
   p_step = steps.p_ensemble_step(
     [
       (m.model, scoring.eval_finisher(config, m.model, m.preprocessing))
       for m in members
-    ]
+    ],
+    task.outputs,
   )
   params = [steps.replicate(member.params) for member in members]
   batches = [
-    scoring.eval_batches(config, m.model, dataset, split, m.preprocessing)
+    scoring.eval_batches(
+      config, m.model, dataset, split, m.preprocessing, classes
+    )
     for m in members
   ]
   start = time.time()
   with _stop_signals() as leave_if_asked:
     sums = (p_step(params, list(each)) for each in zip(*batches, strict=True))
-    scores = scoring.add_up(sums, dataset, split, leave_if_asked)
+    scores = scoring.add_up(sums, task, classes, split, leave_if_asked)
   if jax.process_index() == 0:
     out.mkdir(parents=True, exist_ok=True)
     content = {**json.loads(config.to_json()), 'members': list(names)}

@@ -92,8 +92,8 @@ def main(argv: list[str]) -> None:
   with quiet_imports():
     from alexnet_jax import pretrained
     from alexnet_jax.config.saved import dataset_of, read_config
+    from alexnet_jax.data.classes import match
     from alexnet_jax.data.dataset import open_dataset
-    from alexnet_jax.data.of_run import check_dataset
     from alexnet_jax.pretrained import paper_figures
 
   network = pretrained.load(flags.workdir, flags.step)
@@ -116,18 +116,25 @@ def main(argv: list[str]) -> None:
   if not flags.name:
     name, data_dir = dataset_of(data, folder)
   dataset = open_dataset(name, flags.data_dir or data_dir)
-  check_dataset(
-    network.model.num_classes, folder, network.preprocessing, dataset
+  if dataset.has_lists:
+    raise UserError(
+      f'{dataset.full_name} has lists of labels; figures needs one an image '
+      '(--data)'
+    )
+  classes = match(
+    network.model.num_classes, folder, network.preprocessing, dataset, 'data'
   )
   dataset.check_resize(network.preprocessing.resize)
   splits = train_split, val_split
   out.mkdir(parents=True, exist_ok=True)
   if flags.mistakes:
-    entries = paper_figures.draw_mistakes(network, dataset, val_split, out)
+    entries = paper_figures.draw_mistakes(
+      network, dataset, val_split, classes, out
+    )
     _print_classes(entries)
     print(f'figures: {out}/mistakes.png' if entries else 'no mistakes')
     return
-  content = paper_figures.make(network, dataset, splits, out, *numbers)
+  content = paper_figures.make(network, dataset, splits, classes, out, *numbers)
   _print_classes(content['labels'])
   print(
     f'figures: {out}/figure3.png, figure4_labels.png, figure4_neighbors.png'

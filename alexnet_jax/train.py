@@ -22,6 +22,7 @@ from alexnet_jax.config.saved import (
 )
 from alexnet_jax.config.values import check_batch
 from alexnet_jax.data import input_pipeline
+from alexnet_jax.data.classes import match
 from alexnet_jax.data.of_run import class_weights
 from alexnet_jax.learning import health, metrics, optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
@@ -164,7 +165,12 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
         raise Interrupted(where, number)
 
     score = scoring.scorer(
-      config, model, dataset, preprocessing, leave_if_asked
+      config,
+      model,
+      dataset,
+      preprocessing,
+      match(model.num_classes, workdir, preprocessing, dataset, 'all'),
+      leave_if_asked,
     )
 
     while True:
@@ -180,7 +186,9 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
           # must equal one that had that length from the start.
           kept = checkpoints.scores(step) if due else None
           scores = kept or score(state.params, config.data.val_split)
-          numbers = {k: v for k, v in scores.items() if not isinstance(v, list)}
+          numbers = {
+            k: v for k, v in scores.items() if not isinstance(v, list | dict)
+          }
           check_lock()
           log.scalars('validation', step, epochs_done, numbers)
           log.conv1_kernels(step, np.asarray(state.params['conv1']['kernel']))
@@ -238,7 +246,9 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
 
         if step % config.log_every_steps == 0 or step == total_steps:
           guards.check_finite(config, state, checkpoints.latest)
-          values = scoring.means(jax.device_get(state.sums), dataset)
+          values = scoring.means(
+            jax.device_get(state.sums), dataset.num_classes
+          )
           values['learning_rate'] = float(
             schedule(step - 1) * state.plateau.scale
           )

@@ -164,6 +164,10 @@ def get_config() -> ml_collections.ConfigDict:
   # Whether the training split is evaluated, too, after the last step.
   # Every image counts once, without dropout and augmentation.
   config.eval.train_split = False
+  # Classes that --mode=eval can predict: all, or data, those of the images.
+  # With 'all' the dataset must have the network's classes. ImageNet-A and -R
+  # have a part of them.
+  config.eval.classes = 'all'
   # Checkpoint that --mode=eval evaluates: best, latest or a step.
   config.eval.step = 'best'
 

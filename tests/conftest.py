@@ -70,8 +70,14 @@ def image_files(photographs):
   return files
 
 
-def store(files, data_dir):
-  """Stores image files as the TFDS dataset `tiny`: 64 train, 19 validation."""
+def store(files, data_dir, names=CLASS_NAMES):
+  """Stores image files as the TFDS dataset `tiny`: 64 train, 19 validation.
+
+  Labels may be lists.
+  """
+  label = tfds.features.ClassLabel(names=names)
+  if isinstance(files[0][1], list):
+    label = tfds.features.Sequence(label)
 
   class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version('1.0.0')
@@ -83,7 +89,7 @@ def store(files, data_dir):
         features=tfds.features.FeaturesDict(
           {
             'image': tfds.features.Image(shape=(None, None, 3)),
-            'label': tfds.features.ClassLabel(names=CLASS_NAMES),
+            'label': label,
           }
         ),
         supervised_keys=('image', 'label'),

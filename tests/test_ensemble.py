@@ -161,10 +161,11 @@ def test_results_have_confused_classes_and_the_command(trained, tiny_dir):
   assert confused == {pair: count for pair, count in counts.items() if count}
   shares = [p['count'] / p['of'] for p in found['most_confused']]
   assert shares == sorted(shares, reverse=True)
-  for label, one in enumerate(found['classes']):
+  assert list(found['per_class']) == list(names)
+  for label, one in enumerate(found['per_class'].values()):
     of, predicted = labels == label, rows.argmax(axis=1) == label
-    assert one['name'] == names[label]
-    assert one['n'] == of.sum()
+    assert one['label'] == label
+    assert one['num_examples'] == of.sum()
     assert one['recall'] == pytest.approx((of & predicted).sum() / of.sum())
     assert one['top1_error'] == pytest.approx(1 - one['recall'])
     if predicted.any():
@@ -174,7 +175,7 @@ def test_results_have_confused_classes_and_the_command(trained, tiny_dir):
     else:
       assert one['precision'] is None
   table = (trained / 'per_class.csv').read_text().splitlines()
-  assert table[0] == 'label,class,n,top1_error,precision,recall'
+  assert table[0] == 'label,class,num_examples,top1_error,precision,recall'
   assert [row.split(',')[:2] for row in table[1:]] == [
     [str(i), name] for i, name in enumerate(names)
   ]

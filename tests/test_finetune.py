@@ -49,7 +49,7 @@ def test_three_flags_are_enough(small_network, tiny_dir, tmp_path):
   assert saved['data.resize_size'] == 72
   np.testing.assert_allclose(saved['data.mean'], imagenet.TORCHVISION_MEAN)
   np.testing.assert_allclose(saved['data.std'], imagenet.TORCHVISION_STD)
-  found = [one['name'] for one in results(workdir)['classes']]
+  found = list(results(workdir)['per_class'])
   assert found == list(CLASS_NAMES)
   # The number of classes is the run's in an evaluation, too.
   run(*command, '--mode=eval', devices=1)

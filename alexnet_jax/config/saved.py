@@ -21,6 +21,7 @@ FREE_FIELDS = (
   'data.finish',
   'data.max_error_rate',
   'eval.batch_size',
+  'eval.classes',
   'eval.step',
   'eval.train_split',
   'guards.min_epoch_steps',

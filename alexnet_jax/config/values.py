@@ -30,6 +30,7 @@ _CHOICES: dict[str, Collection[Any]] = {
     'discrete_exponential',
     'constant',
   ),
+  'eval.classes': ('all', 'data'),
   'eval.crops': (1, 10),
   'init_head': ('keep', 'new'),
   'guards.not_finite': ('stop', 'off'),

@@ -71,7 +71,7 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """A prepared TFDS dataset whose examples have one image and one class label.
+  """A prepared TFDS dataset whose examples have an image and a class label.
 
   Attributes:
     builder: the TFDS builder.
@@ -101,6 +101,12 @@ class Dataset:
   def num_classes(self) -> int:
     """The number of class labels."""
     return self.builder.info.features[self.label_key].num_classes
+
+  @property
+  def has_lists(self) -> bool:
+    """Whether each image has a list of labels, such as imagenet2012_real's."""
+    feature = self.builder.info.features[self.label_key]
+    return isinstance(feature, tfds.features.Sequence)
 
   @property
   def class_names(self) -> list[str]:
@@ -249,15 +255,29 @@ class Dataset:
     return adapter.make_tf_data(path, buffer_size=_READ_BYTES)
 
   def parse(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns the `image` (string) and `label` (int64) of a stored example."""
+    """Returns the `image` (string) and `label` of a stored example.
+
+    The label is an int64 scalar, or for a list of labels, ones and zeros
+    `[num_classes]`.
+    """
+    has_lists = self.has_lists
+    label_form = (
+      tf.io.RaggedFeature(tf.int64)
+      if has_lists
+      else tf.io.FixedLenFeature([], tf.int64)
+    )
     parsed = tf.io.parse_single_example(
       record,
       {
         self.image_key: tf.io.FixedLenFeature([], tf.string),
-        self.label_key: tf.io.FixedLenFeature([], tf.int64),
+        self.label_key: label_form,
       },
     )
-    return {'image': parsed[self.image_key], 'label': parsed[self.label_key]}
+    label = parsed[self.label_key]
+    if has_lists:
+      in_list = tf.one_hot(label, self.num_classes, dtype=tf.int64)
+      label = tf.minimum(tf.reduce_sum(in_list, axis=0), 1)
+    return {'image': parsed[self.image_key], 'label': label}
 
   def read(
     self, split: str, parts: Sequence[Part] | None = None
@@ -334,9 +354,12 @@ def _check_features(builder) -> Dataset:
   info = builder.info
   image_key, label_key = info.supervised_keys or ('image', 'label')
   features: dict[str, Any] = dict(info.features)
+  label = features.get(label_key)
+  if isinstance(label, tfds.features.Sequence):
+    label = label.feature
   if not isinstance(
     features.get(image_key), tfds.features.Image
-  ) or not isinstance(features.get(label_key), tfds.features.ClassLabel):
+  ) or not isinstance(label, tfds.features.ClassLabel):
     raise UserError(
       f'dataset {info.full_name} (data.name) needs an image and a class label: '
       f'its features are {", ".join(sorted(features))}'

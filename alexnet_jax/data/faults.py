@@ -73,7 +73,7 @@ def explain(
           f'cannot decode image {key}{of}: {_reason(cause)}; fix or remove '
           f'it{advice}'
         )
-      if dataset and not valid(example['label'], dataset):
+      if dataset and not np.all(valid(example['label'], dataset)):
         return UserError(
           f'label {example["label"]} of image {key}{of} is out of range: '
           f'expected 0 to {dataset.num_classes - 1}. Use a split with labels'
@@ -224,7 +224,7 @@ def _faults_of(
     )
     for key, label, _ in examples.ignore_errors().as_numpy_iterator():
       bar.update()
-      if valid(label, dataset):
+      if np.all(valid(label, dataset)):
         usable.add(key)
   if len(usable) == number:
     return []

@@ -20,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.cli.terminal import patient
 from alexnet_jax.data import faults, preprocess, streams
+from alexnet_jax.data.classes import Classes
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing, at_epoch
 from alexnet_jax.model.architectures import Blocks
@@ -142,6 +143,7 @@ def eval_batches(
   *,
   batch_size: int,
   crops: int = 1,
+  classes: Classes | None = None,
   finish: str = 'host',
   blocks: Blocks | None = None,
   dtype: Any = np.float32,
@@ -160,6 +162,7 @@ def eval_batches(
     preprocessing: see `preprocess.eval_views`.
     batch_size: global; a multiple of `process_count`.
     crops: 1 (center) or 10.
+    classes: of the network to be scored; None: labels are the dataset's.
     finish: 'host' or 'device'; see `train_batches`.
     blocks: see `train_batches`.
     dtype: see `train_batches`.
@@ -169,7 +172,8 @@ def eval_batches(
   Yields:
     `image`, `dtype` `[n, crops, crop, crop, 3]` or its blocks (uint8 with
     'device'), `label`, int32 `[n]`, and `mask`, float32 `[n]`, with
-    n = batch_size / process_count.
+    n = batch_size / process_count. For lists of labels, `label` has ones and
+    zeros, `[n, classes]`, and `mask` is 0 for an empty list.
 
   Raises:
     UserError: an example cannot be used, or a file is corrupt; the message
@@ -183,6 +187,9 @@ def eval_batches(
   num_batches = -(-max(numbers) // local_size)
   is_square_jpeg = dataset.is_square_jpeg(preprocessing.resize_size)
 
+  # The least label, or of lists of labels, a one.
+  least = 1 if dataset.has_lists else 0
+
   def in_order(read):
     return read(split, shares[process_index]).prefetch(local_size).enumerate()
 
@@ -194,7 +201,7 @@ def eval_batches(
     return {
       **device_input(view, preprocessing, finish, blocks, dtype),
       'label': _int32(example['label']),
-      'mask': tf.constant(1.0),
+      'mask': tf.cast(tf.reduce_any(example['label'] >= least), tf.float32),
     }
 
   batches = _map(in_order(dataset.records), view).batch(local_size)
@@ -202,19 +209,24 @@ def eval_batches(
     name: np.zeros(spec.shape[1:], spec.dtype.as_numpy_dtype)
     for name, spec in batches.element_spec.items()
   }
+
+  def relabeled(batch):
+    if classes is None:
+      return batch
+    return {**batch, 'label': classes.to_outputs(batch['label'])}
+
   done, num_images = 0, 0
   for batch in iterate(
     batches, lambda: in_order(dataset.read), local_size, dataset, split
   ):
     num_images += len(batch['label'])
-    yield _pad(batch, blank, local_size)
+    yield relabeled(_pad(batch, blank, local_size))
     done += 1
   if num_images != numbers[process_index]:
     raise faults.corrupt_file(dataset, split)
   for _ in range(done, num_batches):
-    yield _pad(
-      {name: x[None][:0] for name, x in blank.items()}, blank, local_size
-    )
+    empty = {name: x[None][:0] for name, x in blank.items()}
+    yield relabeled(_pad(empty, blank, local_size))
 
 
 def device_input(

@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.terminal import say
 from alexnet_jax.config.loading import Config
-from alexnet_jax.data import color_stats, faults, together
-from alexnet_jax.data.builders import origin
+from alexnet_jax.data import color_stats, faults
 from alexnet_jax.data.cache import cached
+from alexnet_jax.data.classes import count_labels
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing
 
@@ -48,71 +47,20 @@ def prepare_data(
   return dataset
 
 
-def check_dataset(
-  num_classes: int,
-  workdir: epath.Path,
-  preprocessing: Preprocessing,
-  dataset: Dataset,
-) -> None:
-  """Checks that a trained network can be scored on a dataset.
-
-  A dataset and its 256 x 256 form hold the same images: a network trained on
-  one can be scored on the other. Converted weights do not name their dataset:
-  their class names, if known, must be the dataset's, and otherwise the network
-  must have at least as many classes.
-
-  Args:
-    num_classes: the network's.
-    workdir: the network's, for messages.
-    preprocessing: the network's.
-    dataset: to be scored.
-
-  Raises:
-    UserError: the network was trained on another dataset or on other classes.
-  """
-  if preprocessing.dataset is not None:
-    if origin(preprocessing.dataset) != dataset.origin:
-      raise UserError(
-        f'{workdir} was trained on {preprocessing.dataset}, not on '
-        f'{dataset.full_name} (data.name)'
-      )
-  elif preprocessing.class_names not in ((), tuple(dataset.class_names)):
-    raise UserError(
-      f'the network in {workdir} has {len(preprocessing.class_names)} classes, '
-      f'{preprocessing.class_names[0]} and so on; {dataset.full_name} '
-      '(data.name) has other classes'
-    )
-  elif dataset.num_classes > num_classes:
-    raise UserError(
-      f'the network in {workdir} has {num_classes} classes, '
-      f'{dataset.full_name} (data.name) has {dataset.num_classes}'
-    )
-
-
 def class_weights(dataset: Dataset, split: str, num_outputs: int) -> np.ndarray:
   """Returns weights with which all classes of a split count the same.
 
   Args:
     dataset: a prepared dataset.
-    split: the split to count; its images are not decoded. Each process of a
-      run reads its part.
+    split: the split to count.
     num_outputs: of the network, at least the number of classes.
 
   Returns:
     float32 `[num_outputs]`, whose mean over the images is 1.
   """
 
-  def count():
-    counts = np.zeros(num_outputs)
-    parts = dataset.parts(split, together.share())
-    labels_of = dataset.records(split, parts).map(
-      lambda record: dataset.parse(record)['label'], num_parallel_calls=8
-    )
-    for labels in labels_of.batch(1024).as_numpy_iterator():
-      counts += np.bincount(labels, minlength=num_outputs)
-    return counts
-
-  counts = sum(together.from_all(count), np.zeros(num_outputs))
+  counts = np.zeros(num_outputs)
+  counts[: dataset.num_classes] = count_labels(dataset, split).counts
   classes = np.count_nonzero(counts)
   weights = counts.sum() / (classes * np.maximum(counts, 1))
   return np.where(counts > 0, weights, 0).astype(np.float32)

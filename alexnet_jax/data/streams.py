@@ -136,7 +136,7 @@ def deal(
 
   Example:
     >>> deal([5, 5, 4, 4], number=2, order=[3, 2, 1, 0])
-    [[1, 3], [0, 2]]
+    [[3, 1], [2, 0]]
   """
   order = [i for i in order if sizes[i]]
   place = {i: at for at, i in enumerate(order)}

@@ -29,7 +29,9 @@ def metric_sums(
   Args:
     log_probs: logarithms of the predicted probabilities, float32
       `[N, num_classes]`.
-    labels: `[N]` integers.
+    labels: `[N]` integers; or for lists of labels, ones and zeros
+      `[N, num_classes]`. Each label of a list is right, and the loss is that of
+      their joint probability.
     mask: float32 `[N]`, 1 for an example, 0 for a blank.
 
   Returns:
@@ -43,9 +45,14 @@ def metric_sums(
     >>> means(sums)['top1_error']
     0.5
   """
-  losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
   _, best = jax.lax.top_k(log_probs, min(5, log_probs.shape[1]))  # [N, 5]
-  hit = best == labels[:, None]
+  if labels.ndim == 1:
+    losses = -jnp.take_along_axis(log_probs, labels[:, None], axis=1)[:, 0]
+    hit = best == labels[:, None]
+  else:
+    of_list = jnp.where(labels > 0, log_probs, -jnp.inf)
+    losses = -jax.nn.logsumexp(of_list, axis=1)
+    hit = jnp.take_along_axis(labels, best, axis=1) > 0
   # Not `mask * losses`: a blank's loss may be infinite, and 0 * inf is NaN.
   return {
     'count': mask.sum(),
@@ -62,7 +69,8 @@ def confusion(
 
   Args:
     log_probs: as in `metric_sums`.
-    labels: `[N]` integers.
+    labels: as in `metric_sums`. Of a list, the predicted class counts if it is
+      in the list, and otherwise the list's first.
     mask: float32 `[N]`, 1 for an example, 0 for a blank.
 
   Returns:
@@ -70,9 +78,12 @@ def confusion(
     label, one column for each predicted class.
   """
   num_classes = log_probs.shape[1]
-  is_label = jax.nn.one_hot(labels, num_classes) * mask[:, None]
   # As in `metric_sums`, the lowest class wins a tie.
   _, best = jax.lax.top_k(log_probs, 1)
+  if labels.ndim == 2:
+    hit = jnp.take_along_axis(labels, best, axis=1)[:, 0] > 0
+    labels = jnp.where(hit, best[:, 0], labels.argmax(axis=1))
+  is_label = jax.nn.one_hot(labels, num_classes) * mask[:, None]
   # Ones and zeros are exact in any precision of the product.
   return is_label.T @ jax.nn.one_hot(best[:, 0], num_classes)
 

@@ -193,6 +193,7 @@ def eval_step(
   *,
   model: AlexNet,
   finish: Finish = finished_on_host,
+  outputs: np.ndarray | None = None,
 ) -> metrics.Sums:
   """Scores a device's share of a batch.
 
@@ -203,11 +204,12 @@ def eval_step(
     batch: `image`, `[n, crops, H, W, 3]`, `label`, `[n]`, and `mask`, `[n]`.
     model: the network.
     finish: computes the network's input from the batch (`finish.finisher`).
+    outputs: those that can be predicted, bool `[num_classes]`; None: all.
 
   Returns:
     `metrics.metric_sums` and `confusion`, summed over all devices.
   """
-  log_probs = _log_probs(params, batch, model, finish)
+  log_probs = _log_probs(params, batch, model, finish, outputs)
   return _scored(log_probs, batch)
 
 
@@ -216,6 +218,7 @@ def ensemble_step(
   batches: Sequence[Batch],
   *,
   members: Sequence[tuple[AlexNet, Finish]],
+  outputs: np.ndarray | None = None,
 ) -> metrics.Sums:
   """Scores the mean of several networks' softmax outputs (section 6).
 
@@ -223,19 +226,20 @@ def ensemble_step(
     params: each network's parameters, equal on all devices.
     batches: each network's batch, all of the same images in the same order.
     members: each network with its `finish` function, as in `eval_step`.
+    outputs: as in `eval_step`.
 
   Returns:
     The same sums as `eval_step`.
   """
   log_probs = [
-    _log_probs(one, batch, *member)
+    _log_probs(one, batch, *member, outputs)
     for one, batch, member in zip(params, batches, members, strict=True)
   ]
   mean = jax.nn.logsumexp(jnp.stack(log_probs), axis=0)
   return _scored(mean - jnp.log(len(members)), batches[0])
 
 
-def _log_probs(params, batch, model, finish):
+def _log_probs(params, batch, model, finish, outputs):
   """Returns the log of the crops' mean softmax output, `[n, num_classes]`."""
   n, crops = batch['image'].shape[:2]
   with jax.named_scope('input'):
@@ -243,6 +247,8 @@ def _log_probs(params, batch, model, finish):
   images = images.reshape(n * crops, *images.shape[2:])
   logits: Any = model.apply({'params': params}, images)
   with jax.named_scope('loss'):
+    if outputs is not None:
+      logits = jnp.where(outputs, logits, -jnp.inf)
     log_probs = jax.nn.log_softmax(logits)
     log_probs = log_probs.reshape(n, crops, -1)
     return jax.nn.logsumexp(log_probs, axis=1) - jnp.log(crops)
@@ -293,12 +299,13 @@ def p_train_step(
 def p_eval_step(
   model: AlexNet,
   finish: Finish = finished_on_host,
+  outputs: np.ndarray | None = None,
   *,
   devices: Sequence[Any] | None = None,
 ):
   """Returns `eval_step` on all devices: `(params, batch) -> sums`."""
   return jax.pmap(
-    functools.partial(eval_step, model=model, finish=finish),
+    functools.partial(eval_step, model=model, finish=finish, outputs=outputs),
     axis_name=AXIS,
     in_axes=(None, 0),
     out_axes=None,
@@ -306,10 +313,13 @@ def p_eval_step(
   )
 
 
-def p_ensemble_step(members: Sequence[tuple[AlexNet, Finish]]):
+def p_ensemble_step(
+  members: Sequence[tuple[AlexNet, Finish]],
+  outputs: np.ndarray | None = None,
+):
   """Returns `ensemble_step` on all devices: `(params, batches) -> sums`."""
   return jax.pmap(
-    functools.partial(ensemble_step, members=members),
+    functools.partial(ensemble_step, members=members, outputs=outputs),
     axis_name=AXIS,
     in_axes=(None, 0),
     out_axes=None,

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from alexnet_jax.cli import command
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import write_file
+from alexnet_jax.data.classes import Classes
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.plots import figure4
 from alexnet_jax.plots.kernels import kernel_grid
@@ -23,6 +24,7 @@ def make(
   network: Pretrained,
   dataset: Dataset,
   splits: tuple[str, str],
+  classes: Classes,
   out: epath.Path,
   images: int = 8,
   queries: int = 5,
@@ -33,8 +35,9 @@ def make(
 
   Args:
     network: the network, of a workdir.
-    dataset: the dataset that it was trained on.
+    dataset: images of its classes.
     splits: the training split and the validation split.
+    classes: the network's and the dataset's.
     out: the folder.
     images: validation images to show with their most probable classes.
     queries: validation images to show with their nearest training images.
@@ -64,12 +67,11 @@ def make(
   )
   found = retrieval.examples_at(dataset, val_split, drawn)
   examples = [found[i] for i in drawn]
-  classes = [
-    inference.likeliest(row, tuple(dataset.class_names))
-    for row in probabilities[:images]
+  rows = [
+    inference.likeliest(row, classes.names) for row in probabilities[:images]
   ]
   labels = _draw_labels(
-    examples[:images], classes, str(out / 'figure4_labels.png')
+    examples[:images], rows, str(out / 'figure4_labels.png')
   )
   batches = retrieval.outputs(network, dataset, train_split)
   bar = tqdm(batches, train_split, leave=False, disable=None, unit='batch')
@@ -99,6 +101,7 @@ def draw_mistakes(
   network: Pretrained,
   dataset: Dataset,
   split: str,
+  classes: Classes,
   out: epath.Path,
   number: int = 20,
 ) -> list[dict[str, Any]]:
@@ -106,8 +109,9 @@ def draw_mistakes(
 
   Args:
     network: the network, of a workdir.
-    dataset: the dataset that it was trained on.
+    dataset: images of its classes.
     split: the split to look through.
+    classes: the network's and the dataset's.
     out: the folder.
     number: how many to draw, at most.
 
@@ -115,7 +119,7 @@ def draw_mistakes(
     For each mistake `key` and `truth` of the image, and its most probable
     `classes`; [] if there is no mistake, and then nothing is written.
   """
-  batches = retrieval.outputs(network, dataset, split)
+  batches = retrieval.outputs(network, dataset, split, classes)
   bar = tqdm(batches, split, leave=False, disable=None, unit='batch')
   found = retrieval.mistakes(bar, number)
   if not found:
@@ -124,7 +128,7 @@ def draw_mistakes(
   entries = _draw_labels(
     [examples[mistake.position] for mistake in found],
     [
-      inference.likeliest(mistake.probabilities, tuple(dataset.class_names))
+      inference.likeliest(mistake.probabilities, classes.names)
       for mistake in found
     ],
     str(out / 'mistakes.png'),

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from alexnet_jax.data import decoding, imagenet, input_pipeline
+from alexnet_jax.data.classes import Classes
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.pretrained.inference import probabilities_and_features
 from alexnet_jax.pretrained.loading import Pretrained
@@ -29,7 +30,10 @@ class Outputs(NamedTuple):
 
 
 def outputs(
-  network: Pretrained, dataset: Dataset, split: str
+  network: Pretrained,
+  dataset: Dataset,
+  split: str,
+  classes: Classes | None = None,
 ) -> Iterator[Outputs]:
   """Computes the outputs for every image of a split, in order.
 
@@ -37,6 +41,7 @@ def outputs(
     network: the network, of a workdir.
     dataset: a prepared dataset.
     split: the name of one of its splits.
+    classes: the network's and the dataset's; None: they are the same.
 
   Yields:
     Those of each batch.
@@ -45,7 +50,7 @@ def outputs(
   params = jax.device_put(network.params)
   size = min(100, dataset.num_examples(split))
   for batch in input_pipeline.eval_batches(
-    dataset, split, network.preprocessing, batch_size=size
+    dataset, split, network.preprocessing, batch_size=size, classes=classes
   ):
     is_image = batch['mask'] > 0  # The last batch is padded.
     probabilities, features = jax.device_get(step(params, batch['image'][:, 0]))

@@ -59,28 +59,29 @@ def write_results(
   }
   if jax.process_index() == 0:
     write_text(path, json.dumps(results, indent=2) + '\n')
-    _write_classes(workdir, scores.get('classes', []), confusion)
+    _write_classes(workdir, scores.get('per_class', {}), confusion)
   return results
 
 
-def _write_classes(workdir, classes, confusion) -> None:
+def _write_classes(workdir, per_class, confusion) -> None:
   # Imported here: matplotlib takes half a second.
   from alexnet_jax.plots.confusion import plot_confusion
 
-  if not classes:  # Scores that an earlier version kept in a checkpoint.
+  if not per_class:  # Scores that an earlier version kept in a checkpoint.
     return
-  names = [imagenet.words(one['name']) for one in classes]
+  names = [imagenet.words(name) for name in per_class]
   text = io.StringIO()
   table = csv.writer(text, lineterminator='\n')
-  table.writerow(['label', 'class', *list(classes[0])[1:]])
-  for label, (name, one) in enumerate(zip(names, classes, strict=True)):
-    values = list(one.values())[1:]
+  rows = [list(one.values()) for one in per_class.values()]
+  table.writerow(['label', 'class', *list(next(iter(per_class.values())))[1:]])
+  for name, (label, *values) in zip(names, rows, strict=True):
     cells = [f'{v:.4f}' if isinstance(v, float) else v for v in values]
     table.writerow([label, name, *cells])
   write_text(workdir / 'per_class.csv', text.getvalue())
-  matrix = np.zeros((len(classes), len(classes)))
+  place = {label: i for i, (label, *_) in enumerate(rows)}
+  matrix = np.zeros((len(rows), len(rows)))
   for label, predicted, count in confusion:
-    matrix[label, predicted] = count
+    matrix[place[label], place[predicted]] = count
   plot_confusion(matrix, names, str(workdir / 'confusion.png'))
 
 

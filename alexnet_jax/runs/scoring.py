@@ -1,5 +1,6 @@
 """Scores a network on every image of a split, exactly once."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from alexnet_jax.config.loading import Config
 from alexnet_jax.data import input_pipeline
+from alexnet_jax.data.classes import Classes, Task, task_of
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.learning import metrics, steps
@@ -23,6 +25,7 @@ def scorer(
   model: AlexNet,
   dataset: Dataset,
   preprocessing: Preprocessing,
+  classes: Classes,
   at_each_batch: Callable[[], None],
 ) -> Callable[[Any, str], dict[str, Any]]:
   """Returns a function that scores parameters on a split.
@@ -32,24 +35,29 @@ def scorer(
     model: the network.
     dataset: a prepared dataset.
     preprocessing: the preprocessing of the training.
+    classes: the network's and the dataset's.
     at_each_batch: called before each batch; may raise to end the evaluation.
 
   Returns:
     `score(params, split)`. The parameters must be on this process's devices
-    (`steps.replicate`). It returns `num_examples`; `top1_error` and
-    `top5_error` (fractions); `loss` (nats); `most_confused`
-    (`confused_classes`); `classes` (`scores_by_class`); and `confusion`, a list
-    of label, predicted class and number of images, where that is not 0.
-    `top5_error` is None if there are five classes or fewer.
+    (`steps.replicate`). It returns what `add_up` returns.
   """
-  p_eval_step = steps.p_eval_step(
-    model, eval_finisher(config, model, preprocessing)
-  )
+  finish = eval_finisher(config, model, preprocessing)
+
+  @functools.cache
+  def compiled_for(outputs: tuple[bool, ...] | None) -> Any:
+    mask = None if outputs is None else np.array(outputs)
+    return steps.p_eval_step(model, finish, mask)
 
   def score(params: Any, split: str) -> dict[str, Any]:
-    batches = eval_batches(config, model, dataset, split, preprocessing)
-    sums = (p_eval_step(params, batch) for batch in batches)
-    return add_up(sums, dataset, split, at_each_batch)
+    task = task_of(classes, dataset, split)
+    outputs = None if task.outputs is None else tuple(task.outputs.tolist())
+    step = compiled_for(outputs)
+    batches = eval_batches(
+      config, model, dataset, split, preprocessing, classes
+    )
+    sums = (step(params, batch) for batch in batches)
+    return add_up(sums, task, classes, split, at_each_batch)
 
   return score
 
@@ -68,6 +76,7 @@ def eval_batches(
   dataset: Dataset,
   split: str,
   preprocessing: Preprocessing,
+  classes: Classes,
 ) -> Iterator[steps.Batch]:
   """Yields the batches of an evaluation on this process's devices."""
   return device_batches(
@@ -76,6 +85,7 @@ def eval_batches(
     preprocessing,
     batch_size=config.eval.batch_size,
     crops=config.eval.crops,
+    classes=classes,
     finish=config.data.finish,
     blocks=input_blocks(model, preprocessing.crop_size),
     dtype=model.dtype,
@@ -138,65 +148,85 @@ def num_images(batch_size: int, crops: int, num_devices: int) -> int:
 
 def add_up(
   batch_sums: Iterator[metrics.Sums],
-  dataset: Dataset,
+  task: Task,
+  classes: Classes,
   split: str,
   at_each_batch: Callable[[], None],
 ) -> dict[str, Any]:
   """Returns the scores of a split from the sums over each of its batches.
 
+  Returns:
+    `num_examples`; `top1_error` and `top5_error` (fractions; None if five
+    classes or fewer can be predicted); `loss` (nats); `most_confused`
+    (`confused_classes`); `per_class` (`scores_by_class`); and `confusion`, a
+    list of label, predicted class and number of images, where that is not 0.
+    With `eval.classes='data'` also `num_classes`, of those that can be
+    predicted; and with lists of labels `num_unlabeled`.
+
   Raises:
     RuntimeError: an image was not counted exactly once.
   """
-  num_examples = dataset.num_examples(split)
   # In float64 on the host, so that the batch size hardly changes the loss.
   result: dict[str, Any] = dict.fromkeys(metrics.zero_sums(), 0.0)
   result['confusion'] = 0.0
-  with tqdm(total=num_examples, desc=split, disable=None, leave=False) as bar:
+  with tqdm(
+    total=task.num_examples, desc=split, disable=None, leave=False
+  ) as bar:
     at_each_batch()
     for sums in map(jax.device_get, batch_sums):
       for name in result:
         result[name] = result[name] + np.asarray(sums[name], np.float64)
       bar.update(int(sums['count']))
       at_each_batch()
-  if result['count'] != num_examples:
+  if result['count'] != task.num_examples:
     raise RuntimeError(
-      f'{split}: {result["count"]} images counted of {num_examples}'
+      f'{split}: {result["count"]} images counted of {task.num_examples}'
     )
-  confusion, names = result['confusion'], dataset.class_names
+  confusion, names = result['confusion'], classes.names
+  shown = list(range(classes.num_outputs))
+  more = {}
+  if task.outputs is not None:
+    shown = np.flatnonzero(task.outputs).tolist()
+    more['num_classes'] = len(shown)
+  if task.num_unlabeled:
+    more['num_unlabeled'] = task.num_unlabeled
   found = np.argwhere(confusion)
   return {
-    'num_examples': num_examples,
-    **means(result, dataset),
+    'num_examples': task.num_examples,
+    **more,
+    **means(result, min(len(shown), len(classes.outputs))),
     'most_confused': confused_classes(confusion, names),
-    'classes': scores_by_class(confusion, names),
+    'per_class': scores_by_class(confusion, names, shown),
     'confusion': [[*map(int, at), int(confusion[tuple(at)])] for at in found],
   }
 
 
-def means(sums: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+def means(sums: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
   """Returns `metrics.means`; no top-5 error of five classes or fewer."""
   values = metrics.means(sums)
-  return values | ({'top5_error': None} if dataset.num_classes <= 5 else {})
+  return values | ({'top5_error': None} if num_classes <= 5 else {})
 
 
 def scores_by_class(
-  confusion: np.ndarray, class_names: Sequence[str]
-) -> list[dict[str, Any]]:
+  confusion: np.ndarray, class_names: Sequence[str], shown: Sequence[int]
+) -> dict[str, dict[str, Any]]:
   """Returns the scores of each class.
 
   Args:
     confusion: `metrics.confusion` over a split.
     class_names: by label.
+    shown: the labels of the classes.
 
   Returns:
-    For each class its `name`; `n`, its number of images; `top1_error`;
-    `precision`, the share of the images predicted as this class that are of it;
-    and `recall`, the share of its images that are predicted as it. They are
-    None where there are no such images.
+    For the name of each class its `label`; `num_examples`, its number of
+    images; `top1_error`; `precision`, the share of the images predicted as this
+    class that are of it; and `recall`, the share of its images that are
+    predicted as it. They are None where there are no such images.
 
   Example:
-    >>> scores_by_class(np.array([[8.0, 2.0], [0.0, 10.0]]), ['cat', 'dog'])[0]
-    {'name': 'cat', 'n': 10, 'top1_error': 0.2, 'precision': 1.0, 'recall': 0.8}
+    >>> confusion = np.array([[8.0, 2.0], [0.0, 10.0]])
+    >>> scores_by_class(confusion, ['cat', 'dog'], range(2))['cat']['precision']
+    1.0
   """
   right, of = np.diagonal(confusion), confusion.sum(axis=1)
   predicted = confusion.sum(axis=0)
@@ -204,16 +234,16 @@ def scores_by_class(
   def share(part, total):
     return float(part / total) if total else None
 
-  return [
-    {
-      'name': _class_name(label, class_names),
-      'n': int(of[label]),
+  return {
+    _class_name(label, class_names): {
+      'label': label,
+      'num_examples': int(of[label]),
       'top1_error': share(of[label] - right[label], of[label]),
       'precision': share(right[label], predicted[label]),
       'recall': share(right[label], of[label]),
     }
-    for label in range(len(confusion))
-  ]
+    for label in shown
+  }
 
 
 def _class_name(label: int, class_names: Sequence[str]) -> str:

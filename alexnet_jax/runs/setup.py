@@ -32,6 +32,11 @@ def training_dataset(config: Config, workdir: epath.Path) -> Dataset:
   for split in splits:
     dataset.num_examples(split)
   dataset.check_resize(data.resize)
+  if dataset.has_lists:
+    raise UserError(
+      f'{dataset.full_name} (data.name) has lists of labels, for evaluation '
+      'alone (--mode=eval): a training needs one label an image'
+    )
   return prepare_data(data, dataset, splits, workdir)
 
 

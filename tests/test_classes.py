@@ -1,0 +1,215 @@
+"""Networks scored on other datasets, whose classes are found by their names."""
+
+import json
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from chaos import results
+from conftest import CLASS_NAMES, store, write_network
+from etils import epath
+from test_main import run
+from test_preprocess import eval_views
+
+from alexnet_jax import pretrained
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.data import classes
+from alexnet_jax.data.dataset import open_dataset
+
+NAMES = ('texture', 'another', 'flower', 'more', 'china', 'n01440764')
+
+
+@pytest.fixture(scope='module')
+def network(tmp_path_factory):
+  """Returns a workdir of a network of six classes."""
+  workdir = tmp_path_factory.mktemp('network') / 'six'
+  write_network(workdir, NAMES)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def probabilities(network, image_files):
+  """Returns its softmax outputs for the 19 validation images."""
+  loaded = pretrained.load(network)
+  apply = jax.jit(loaded.model.apply)
+  rows = [
+    apply(
+      {'params': loaded.params}, eval_views(encoded, loaded.preprocessing, 1)
+    )[0]
+    for encoded, _ in image_files[64:]
+  ]
+  return np.asarray(jax.nn.softmax(np.stack(rows)), np.float64)
+
+
+def score(network, data_dir, *more, status=0):
+  """Evaluates on two devices; returns the results, or the error."""
+  done = run(
+    '--mode=eval',
+    f'--workdir={network}',
+    '--config=tests/narrow.py',
+    '--config.model.name=torchvision',
+    f'--config.model.num_classes={len(NAMES)}',
+    '--config.data.name=tiny',
+    '--config.data.val_split=validation',
+    f'--config.data.data_dir={data_dir}',
+    '--config.eval.batch_size=6',
+    *more,
+    devices=2,
+    status=status,
+  )
+  return results(network) if not status else done.stderr
+
+
+def dataset_of(names):
+  return SimpleNamespace(class_names=list(names), full_name='photos/1.0.0')
+
+
+def matched(network_names, names, which='all'):
+  preprocessing = SimpleNamespace(class_names=tuple(network_names))
+  number = len(network_names) or 3
+  found = classes.match(
+    number, epath.Path('runs/x'), preprocessing, dataset_of(names), which
+  )
+  return found.outputs.tolist()
+
+
+def test_classes_are_matched_by_name():
+  assert matched('abc', 'abc') == [0, 1, 2]
+  assert matched('abc', 'cab') == [2, 0, 1]
+  assert matched('abc', 'ca', 'data') == [2, 0]
+  # Nothing is known of the network's classes.
+  assert matched('', 'xy') == [0, 1]
+
+
+@pytest.mark.parametrize(
+  ('names', 'which', 'message'),
+  [
+    ('ab', 'all', "- 'c' .1 of the network alone.*--config.eval.classes=data"),
+    ('abd', 'all', "- 'c' .*, [+] 'd' .1 of the dataset alone.$"),
+    ('ad', 'data', "[+] 'd' .1 of the dataset alone.$"),
+    (
+      'abcdefghij',
+      'data',
+      r"[+] 'd', 'e', 'f', 'g', 'h', \.\.\. .7 of the dataset alone.$",
+    ),
+  ],
+)
+def test_other_classes_are_refused_with_a_diff(names, which, message):
+  with pytest.raises(UserError, match=message) as error:
+    matched('abc', names, which)
+  assert 'runs/x' in str(error.value)
+  assert 'photos/1.0.0' in str(error.value)
+
+
+def test_an_unnamed_network_needs_as_many_outputs():
+  with pytest.raises(UserError, match=r'has 3 classes, .* has 4'):
+    matched('', 'abcd')
+
+
+def test_a_part_of_the_classes_is_scored_with_the_others_masked(
+  network, probabilities, image_files, tmp_path
+):
+  store(image_files, tmp_path)
+  assert "- 'another', 'more', 'n01440764' (3 of" in score(
+    network, tmp_path, status=2
+  )
+  found = score(network, tmp_path, '--config.eval.classes=data')
+  outputs = [NAMES.index(name) for name in CLASS_NAMES]
+  labels = np.array([label for _, label in image_files[64:]])
+  masked = probabilities[:, outputs]
+  masked /= masked.sum(axis=1, keepdims=True)
+  assert found['num_classes'] == 3
+  assert found['num_examples'] == 19
+  assert found['top5_error'] is None
+  assert found['top1_error'] == pytest.approx(
+    np.mean(masked.argmax(axis=1) != labels)
+  )
+  chosen = masked[np.arange(19), labels]
+  assert found['loss'] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
+  # In the order of the network's outputs.
+  assert list(found['per_class']) == ['texture', 'flower', 'china']
+  per_class = found['per_class']['flower']
+  assert per_class['label'] == 2
+  assert per_class['num_examples'] == np.sum(labels == 1)
+  # Without the mask other classes would be predicted.
+  assert set(probabilities.argmax(axis=1)) - set(outputs)
+  # ImageNet-A's form: all names, images of some.
+  all_names = tmp_path / 'all'
+  moved = [(x, NAMES.index(CLASS_NAMES[i])) for x, i in image_files]
+  store(moved, all_names, NAMES)
+  again = score(network, all_names, '--config.eval.classes=data')
+  for name in ('loss', 'top1_error', 'num_classes', 'per_class'):
+    assert again[name] == found[name], name
+
+
+def test_lists_of_labels(network, probabilities, image_files, tmp_path):
+  rng = np.random.default_rng(0)
+  order = NAMES[::-1]
+  lists = [
+    rng.choice(6, rng.integers(0, 4), replace=False).tolist() for _ in range(83)
+  ]
+  lists[0], lists[64] = [1], []
+  files = [(x, found) for (x, _), found in zip(image_files, lists, strict=True)]
+  store(files, tmp_path, order)
+  found = score(network, tmp_path)
+  lists = [[NAMES.index(order[i]) for i in each] for each in lists[64:]]
+  best = probabilities.argsort(axis=1)[:, ::-1]
+  scored = [i for i in range(19) if lists[i]]
+  assert 5 < len(scored) < 19
+  assert found['num_examples'] == len(scored)
+  assert found['num_unlabeled'] == 19 - len(scored)
+  assert found['top1_error'] == pytest.approx(
+    np.mean([best[i, 0] not in lists[i] for i in scored])
+  )
+  assert found['top5_error'] == pytest.approx(
+    np.mean([not set(best[i, :5]) & set(lists[i]) for i in scored])
+  )
+  chosen = [probabilities[i, lists[i]].sum() for i in scored]
+  assert found['loss'] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
+  counts = [one['num_examples'] for one in found['per_class'].values()]
+  assert sum(counts) == len(scored)
+  dataset = open_dataset('tiny', str(tmp_path))
+  counted = classes.count_labels(dataset, 'validation')
+  assert counted.num_labeled == len(scored)
+  assert counted.counts.sum() == sum(map(len, lists))
+
+
+def test_lists_of_labels_are_not_trained_on(image_files, tmp_path):
+  store([(x, [label]) for x, label in image_files], tmp_path)
+  done = run(
+    '--config=tests/narrow.py',
+    '--config.data.name=tiny',
+    '--config.data.val_split=validation',
+    f'--config.data.data_dir={tmp_path}',
+    f'--workdir={tmp_path / "run"}',
+    status=2,
+  )
+  assert 'lists of labels' in done.stderr
+  assert not (tmp_path / 'run').exists()
+
+
+def test_an_ensemble_of_other_orders_is_refused(network, image_files, tmp_path):
+  moved = [(x, NAMES.index(CLASS_NAMES[i])) for x, i in image_files]
+  store(moved, tmp_path, NAMES)
+  write_network(tmp_path / 'other', NAMES[::-1], seed=1)
+  write_network(tmp_path / 'same', NAMES, seed=1)
+  stderr = score(
+    f'{network},{tmp_path / "other"}',
+    tmp_path,
+    f'--out={tmp_path / "out"}',
+    status=2,
+  )
+  assert 'in another order' in stderr
+  run(
+    '--mode=eval',
+    f'--workdir={network},{tmp_path / "same"}',
+    '--config=tests/narrow.py',
+    '--config.data.name=tiny',
+    '--config.data.val_split=validation',
+    f'--config.data.data_dir={tmp_path}',
+    '--config.eval.classes=data',
+    f'--out={tmp_path / "out"}',
+  )
+  found = json.loads((tmp_path / 'out' / 'results.json').read_text())
+  assert found['num_classes'] == 3
