@@ -84,6 +84,26 @@ def test_a_crop_is_decoded_alone(photographs, how, mode, form, options):
       assert moved > 2 * difference.mean()
 
 
+@pytest.mark.parametrize('size', [(1600, 1067), (1400, 1800), (2200, 3300)])
+@pytest.mark.parametrize('how', ['short_side', 'warp'])
+def test_large_jpegs_are_decoded_smaller(photographs, how, size):
+  large = Image.fromarray(photographs[1]).resize(size)
+  encoded = encode(np.asarray(large))
+  for part, whole in crops(encoded, how, 256, 227):
+    difference = np.abs(part - whole).mean()
+    assert difference < 3.5
+    assert np.abs(part[:, 1:] - whole[:, :-1]).mean() > 2 * difference
+  # A part of 3.3 times the size.
+  part = decoding.decode_part(
+    encoded,
+    lambda shape: (tf.constant([101, 203]), tf.constant([333, 340])),
+    100,
+  ).numpy()
+  cut = Image.open(io.BytesIO(encoded)).crop((203, 101, 543, 434))
+  expected = np.asarray(cut.resize((100, 100), Image.Resampling.BILINEAR))
+  assert np.abs(part.astype(int) - expected).mean() < 3.5
+
+
 def test_no_edge_is_off_by_more_than_a_part_of_a_pixel():
   # A slope of one grey level per pixel each way: a shift by one pixel moves the
   # mean by one level.

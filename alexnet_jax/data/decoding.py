@@ -16,6 +16,9 @@ _MAX_ASPECT = 100
 _MARGIN = 4
 # Images that shrink less than this are interpolated between 2 x 2 pixels.
 _BILINEAR_BELOW = 1.6
+# A JPEG is decoded this many times smaller, if its pixels are then still
+# averaged over areas.
+_RATIOS = (1, 2, 4, 8)
 
 
 def decode(encoded: tf.Tensor) -> tf.Tensor:
@@ -141,6 +144,8 @@ def decode_crop(
     pixels moves to one of them, by a tenth of a pixel on average. The two then
     differ about as much as `tf.image.resize` with and without antialiasing:
     benchmarks/input_pipeline.py prints both, tests/test_decoding.py has bounds.
+  * From a factor of 3.2 on, a JPEG is decoded at half, a quarter or an eighth
+    of its size, which averages blocks of pixels, too.
   * The 256 x 256 dataset (`data.resized`) has no such difference.
 
   Args:
@@ -159,13 +164,17 @@ def decode_crop(
     image = tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
     return tf.ensure_shape(image, [crop_size, crop_size, 3])
 
-  def resized_crop(shape, read):
+  def resized_crop(shape, read, ratios):
     target = _target(shape, how, size)
     first = (target - size) // 2 + top_left
+    ratio = _ratio(shape, target, ratios)
+    shape = -(-shape // ratio)
     scale = tf.cast(shape, tf.float32) / tf.cast(target, tf.float32)
     return tf.cond(
       tf.reduce_min(scale) >= 1,
-      lambda: _shrunk_crop(target, scale, first, crop_size, read),
+      lambda: _shrunk_crop(
+        target, scale, first, crop_size, lambda *at: read(*at, ratio)
+      ),
       lambda: _grown_crop(shape, target, first, crop_size, read),
     )
 
@@ -189,9 +198,13 @@ def decode_part(
     uint8 `[size, size, 3]`, resampled as by `decode_crop`.
   """
 
-  def resized_part(shape, read):
+  def resized_part(shape, read, ratios):
     begin, extent = place(shape)
-    part = read(begin, extent)[None]
+    ratio = _ratio(extent, tf.constant([size, size]), ratios)
+    end = -(-(begin + extent) // ratio)
+    begin = begin // ratio
+    extent = end - begin
+    part = read(begin, extent, ratio)[None]
     scale = tf.cast(extent, tf.float32) / size
     image = tf.cond(
       tf.reduce_min(scale) >= 1,
@@ -203,27 +216,53 @@ def decode_part(
   return _read_part(encoded, resized_part)
 
 
+def _ratio(shape, target, ratios):
+  """Returns how many times smaller an image may be decoded, int32."""
+  if len(ratios) == 1:
+    return ratios[0]
+  factor = tf.reduce_min(shape / target) / _BILINEAR_BELOW
+  return tf.reduce_max(tf.where(factor >= ratios, ratios, 1))
+
+
 def _read_part(encoded, make):
-  """Calls `make(shape, read)`, where `read(begin, extent)` decodes a part."""
+  """Calls `make(shape, read, ratios)`.
+
+  `read(begin, extent, ratio=1)` decodes a part of the image that is `ratio`
+  times smaller, one of `ratios`.
+  """
 
   def of_jpeg():
     shape = tf.image.extract_jpeg_shape(encoded)[:2]
     with tf.control_dependencies(_not_thin(shape)):
       shape = tf.identity(shape)
 
-    def read(begin, extent):
+    def read(begin, extent, ratio=1):
       window = tf.concat([begin, extent], 0)
-      return tf.io.decode_and_crop_jpeg(encoded, window, channels=3)
 
-    return make(shape, read)
+      def at(ratio):
+        return lambda: tf.io.decode_and_crop_jpeg(
+          encoded, window, channels=3, ratio=ratio
+        )
+
+      return tf.cond(
+        tf.equal(ratio, 1),
+        at(1),
+        lambda: tf.switch_case(
+          tf.reduce_sum(tf.cast(ratio > np.array(_RATIOS[1:]), tf.int32)),
+          [at(ratio) for ratio in _RATIOS[1:]],
+        ),
+      )
+
+    return make(shape, read, np.array(_RATIOS, np.int32))
 
   def of_other():
     image = decode(encoded)
 
-    def read(begin, extent):
+    def read(begin, extent, ratio=1):
+      del ratio
       return tf.slice(image, tf.pad(begin, [[0, 1]]), [*tf.unstack(extent), 3])
 
-    return make(tf.shape(image)[:2], read)
+    return make(tf.shape(image)[:2], read, (1,))
 
   return tf.cond(tf.io.is_jpeg(encoded), of_jpeg, of_other)
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import io
 import json
 import logging
 import re
@@ -239,7 +240,8 @@ def _prepare(builder: Resized, beam_pipeline_options: str) -> None:
   # Beam logs a traceback of each error that it raises.
   logging.getLogger('apache_beam').setLevel(logging.CRITICAL)
   try:
-    with _locked(builder):
+    # TFDS prints that it downloads something of unknown size.
+    with _locked(builder), contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(download_config=config)
   except UserError as error:  # To which Beam adds where it was raised.
     raise UserError(str(error).split(' [while running')[0]) from error

@@ -1,14 +1,17 @@
 """The TFDS builder of a 256 x 256 dataset from images in any form."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 from etils import epath
+from tqdm import tqdm
 
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import builders, color_stats, dataset
@@ -64,10 +67,11 @@ class FromImages(  # type: ignore[call-arg]
       split: min(_MOST_FILES, -(-len(members) // _PER_FILE))
       for split, members in self.source.splits.items()
     }
-    with beam.Pipeline(options=options) as pipeline:
+    todo = list(self._pieces(work, num_files))
+    with _progress(work, todo), beam.Pipeline(options=options) as pipeline:
       _ = (
         pipeline
-        | 'Pieces' >> beam.Create(list(self._pieces(work, num_files)))
+        | 'Pieces' >> beam.Create(todo)
         | 'Spread' >> beam.Reshuffle()
         | 'Resize' >> beam.Map(pieces.keep_piece)
         | 'Sum' >> beam.CombinePerKey(_merge)
@@ -155,6 +159,29 @@ class FromImages(  # type: ignore[call-arg]
           f'{skipped} of {number} images of split {split!r} cannot be '
           f'read: more than --max_error_rate={self.max_error_rate} allows'
         )
+
+
+@contextlib.contextmanager
+def _progress(work: epath.Path, todo: Sequence[pieces.Piece]) -> Iterator[None]:
+  """Shows how many images are in the files that the workers have written."""
+  sizes = {epath.Path(piece.path).name: len(piece.members) for piece in todo}
+  done = threading.Event()
+  with tqdm(total=sum(sizes.values()), unit='image', disable=None) as bar:
+
+    def watch():
+      while not done.wait(1):
+        with contextlib.suppress(Exception):  # Any storage's. It may recover.
+          bar.n = sum(sizes[path.name] for path in work.iterdir())
+          bar.refresh()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if not bar.disable:
+      watcher.start()
+    try:
+      yield
+      bar.n = sum(sizes.values())
+    finally:
+      done.set()
 
 
 def _merge(made) -> pieces.Kept:

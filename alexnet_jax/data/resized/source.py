@@ -17,7 +17,7 @@ SPLITS = {
   'validation': 'validation',
   'test': 'test',
 }
-_PIECE = 2000  # Images.
+_PIECE = 500  # Images.
 
 
 class Image(NamedTuple):
