@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,10 +18,11 @@ from alexnet_jax.cli.terminal import duration, say
 from alexnet_jax.config.loading import Config, flatten
 from alexnet_jax.config.saved import check_eval, read_config, with_classes
 from alexnet_jax.data import faults
-from alexnet_jax.data.classes import match, task_of
+from alexnet_jax.data.classes import match
 from alexnet_jax.data.dataset import Dataset, open_dataset
+from alexnet_jax.data.labels import task_of
 from alexnet_jax.data.of_run import prepare_data
-from alexnet_jax.data.preprocessing import read_preprocessing
+from alexnet_jax.data.preprocessing import Preprocessing, read_preprocessing
 from alexnet_jax.learning import steps
 from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.runs import scoring, signals
@@ -34,8 +36,10 @@ from alexnet_jax.runs.results import (
 from alexnet_jax.runs.workdirs import check_files
 
 
-def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
-  """Scores one checkpoint of a workdir and writes its results.json.
+def evaluate(
+  config: Config, workdir: epath.Path, out: epath.Path
+) -> dict[str, Any]:
+  """Scores one checkpoint of a workdir and writes results.json.
 
       python -m alexnet_jax.main --config=configs/imagenet.py --mode=eval \\
         --workdir=DIR --config.eval.step=latest --config.eval.crops=10
@@ -44,16 +48,20 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
     config: `model`, `data` and `eval` are used; `eval.step` chooses the
       checkpoint. With `eval.train_split` the training split is scored too.
     workdir: the workdir of a trained run or of converted weights.
+    out: the folder for the results. If it is not the workdir, whose
+      results.json stays as it is, it gets a config.json, too.
 
   Returns:
     What results.json holds.
 
   Raises:
-    UserError: there is no such checkpoint, or the network or the dataset is not
-      the one that was trained.
+    UserError: there is no such checkpoint, the network is not the one that was
+      trained, or its classes and the dataset's differ.
     StorageError: no checkpoint is intact, or results.json cannot be written.
     Interrupted: SIGTERM or SIGINT.
   """
+  if out != workdir:
+    _check_out(out, [workdir])
   check_files(workdir)
   saved = (read_config(workdir) or {}).get('model')
   if isinstance(saved, dict):
@@ -96,8 +104,10 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
     if config.eval.train_split:
       scores |= training_errors(score(replicated, config.data.train_split))
   saved = read_config(workdir) or {}
+  if out != workdir:
+    _write_config(config, [os.fspath(workdir)], out)
   return _report(
-    workdir,
+    out,
     config,
     dataset,
     scores,
@@ -105,7 +115,7 @@ def evaluate(config: Config, workdir: epath.Path) -> dict[str, Any]:
     seed=saved.get('seed', config.seed),
     step=step,
     best_step=best_step,
-    epoch=_epoch(saved, workdir, dataset, step),
+    epoch=_epoch(saved, workdir, preprocessing, step),
     params_digest=params_digest(params),
   )
 
@@ -200,10 +210,7 @@ def evaluate_ensemble(
   with _stop_signals() as leave_if_asked:
     sums = (p_step(params, list(each)) for each in zip(*batches, strict=True))
     scores = scoring.add_up(sums, task, classes, split, leave_if_asked)
-  if jax.process_index() == 0:
-    out.mkdir(parents=True, exist_ok=True)
-    content = {**json.loads(config.to_json()), 'members': list(names)}
-    write_text(out / 'config.json', json.dumps(content, indent=2))
+  _write_config(config, names, out)
   return _report(
     out,
     config,
@@ -261,24 +268,35 @@ def _report(
   return results
 
 
+def _write_config(
+  config: Config, names: Sequence[str], out: epath.Path
+) -> None:
+  """Writes the config.json of a folder that has the results of networks."""
+  if jax.process_index() == 0:
+    out.mkdir(parents=True, exist_ok=True)
+    content = {**json.loads(config.to_json()), 'members': list(names)}
+    write_text(out / 'config.json', json.dumps(content, indent=2))
+
+
 def _epoch(
-  saved: dict[str, Any], workdir: epath.Path, dataset: Dataset, step: int
+  saved: dict[str, Any],
+  workdir: epath.Path,
+  preprocessing: Preprocessing,
+  step: int,
 ) -> float | None:
   """Returns the epochs that a run had done at a step, None if unknown.
 
   Args:
     saved: the run's config.json; {} if it has none.
     workdir: the workdir of the run.
-    dataset: the one that is scored, which is the one it was trained on.
+    preprocessing: the run's.
     step: steps done.
   """
   try:
-    split = saved['data']['train_split']
-    number = dataset.num_examples(split)
-    number -= faults.num_skipped(workdir, dataset, split)
+    number = (preprocessing.color_stats or {})['num_examples']
     return step / (number // saved['batch_size'])
-  # The training split may be absent here, and config.json may hold anything.
-  except (UserError, TypeError, KeyError, ValueError, ArithmeticError):
+  # Converted weights have none, and config.json may hold anything.
+  except (TypeError, KeyError, ValueError, ArithmeticError):
     return None
 
 

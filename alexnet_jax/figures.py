@@ -122,7 +122,7 @@ def main(argv: list[str]) -> None:
       '(--data)'
     )
   classes = match(
-    network.model.num_classes, folder, network.preprocessing, dataset, 'data'
+    network.model.num_classes, folder, network.preprocessing, dataset, 'all'
   )
   dataset.check_resize(network.preprocessing.resize)
   splits = train_split, val_split

@@ -38,8 +38,8 @@ _WORKDIR = flags.DEFINE_string(
 _OUT = flags.DEFINE_string(
   'out',
   None,
-  'Folder for the results of --mode=eval --workdir=DIR,DIR; default: '
-  'runs/CONFIG_ensemble.',
+  'Folder for the results of --mode=eval; default: the workdir, and '
+  'runs/CONFIG_ensemble for several.',
 )
 _MODE = flags.DEFINE_enum(
   'mode',
@@ -76,10 +76,9 @@ def main(argv: list[str]) -> None:
     )
   name = _run_name()
   names = _workdir_names(_WORKDIR.value or f'runs/{name}')
-  if len(names) == 1 and _OUT.value:
+  if _MODE.value == 'train' and _OUT.value:
     raise UserError(
-      f'--out={_OUT.value} is for the results of several networks: add '
-      '--mode=eval --workdir=DIR,DIR'
+      f'--out={_OUT.value} is for the results of an evaluation: add --mode=eval'
     )
   # Imported late: JAX takes seconds, and TensorFlow and Orbax more. --help and
   # a mistyped command should not wait for them.
@@ -126,7 +125,7 @@ def main(argv: list[str]) -> None:
       if _MODE.value == 'train':
         train(config, workdirs[0])
       elif len(workdirs) == 1:
-        evaluate(config, workdirs[0])
+        evaluate(config, workdirs[0], absolute(_OUT.value or names[0]))
       else:
         out = absolute(_OUT.value or f'runs/{name}_ensemble')
         evaluate_ensemble(config, names, out)

@@ -70,7 +70,7 @@ def image_files(photographs):
   return files
 
 
-def store(files, data_dir, names=CLASS_NAMES):
+def store(files, data_dir, names=CLASS_NAMES, num_train=64):
   """Stores image files as the TFDS dataset `tiny`: 64 train, 19 validation.
 
   Labels may be lists.
@@ -101,7 +101,7 @@ def store(files, data_dir, names=CLASS_NAMES):
         (i, {'image': io.BytesIO(encoded), 'label': label})
         for i, (encoded, label) in enumerate(files)
       ]
-      return {'train': examples[:64], 'validation': examples[64:]}
+      return {'train': examples[:num_train], 'validation': examples[num_train:]}
 
     def _generate_examples(self):
       raise AssertionError('the examples are given above')

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 from chaos import results
 from conftest import CLASS_NAMES, store, write_network
 from etils import epath
@@ -14,7 +15,7 @@ from test_preprocess import eval_views
 
 from alexnet_jax import pretrained
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.data import classes
+from alexnet_jax.data import classes, faults, labels, together
 from alexnet_jax.data.dataset import open_dataset
 
 NAMES = ('texture', 'another', 'flower', 'more', 'china', 'n01440764')
@@ -116,22 +117,22 @@ def test_a_part_of_the_classes_is_scored_with_the_others_masked(
   )
   found = score(network, tmp_path, '--config.eval.classes=data')
   outputs = [NAMES.index(name) for name in CLASS_NAMES]
-  labels = np.array([label for _, label in image_files[64:]])
+  truth = np.array([label for _, label in image_files[64:]])
   masked = probabilities[:, outputs]
   masked /= masked.sum(axis=1, keepdims=True)
   assert found['num_classes'] == 3
   assert found['num_examples'] == 19
   assert found['top5_error'] is None
   assert found['top1_error'] == pytest.approx(
-    np.mean(masked.argmax(axis=1) != labels)
+    np.mean(masked.argmax(axis=1) != truth)
   )
-  chosen = masked[np.arange(19), labels]
+  chosen = masked[np.arange(19), truth]
   assert found['loss'] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
   # In the order of the network's outputs.
   assert list(found['per_class']) == ['texture', 'flower', 'china']
   per_class = found['per_class']['flower']
   assert per_class['label'] == 2
-  assert per_class['num_examples'] == np.sum(labels == 1)
+  assert per_class['num_examples'] == np.sum(truth == 1)
   # Without the mask other classes would be predicted.
   assert set(probabilities.argmax(axis=1)) - set(outputs)
   # ImageNet-A's form: all names, images of some.
@@ -170,7 +171,7 @@ def test_lists_of_labels(network, probabilities, image_files, tmp_path):
   counts = [one['num_examples'] for one in found['per_class'].values()]
   assert sum(counts) == len(scored)
   dataset = open_dataset('tiny', str(tmp_path))
-  counted = classes.count_labels(dataset, 'validation')
+  counted = labels.count_labels(dataset, 'validation')
   assert counted.num_labeled == len(scored)
   assert counted.counts.sum() == sum(map(len, lists))
 
@@ -189,27 +190,73 @@ def test_lists_of_labels_are_not_trained_on(image_files, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_an_ensemble_of_other_orders_is_refused(network, image_files, tmp_path):
-  moved = [(x, NAMES.index(CLASS_NAMES[i])) for x, i in image_files]
-  store(moved, tmp_path, NAMES)
+def test_an_ensemble_of_a_part_of_the_classes(
+  network, probabilities, image_files, tmp_path
+):
+  store(image_files, tmp_path)
   write_network(tmp_path / 'other', NAMES[::-1], seed=1)
   write_network(tmp_path / 'same', NAMES, seed=1)
-  stderr = score(
-    f'{network},{tmp_path / "other"}',
-    tmp_path,
-    f'--out={tmp_path / "out"}',
-    status=2,
-  )
-  assert 'in another order' in stderr
-  run(
-    '--mode=eval',
-    f'--workdir={network},{tmp_path / "same"}',
-    '--config=tests/narrow.py',
-    '--config.data.name=tiny',
-    '--config.data.val_split=validation',
-    f'--config.data.data_dir={tmp_path}',
-    '--config.eval.classes=data',
-    f'--out={tmp_path / "out"}',
-  )
+  others = f'--workdir={network},{tmp_path / "other"}'
+  more = f'--out={tmp_path / "out"}', '--config.eval.classes=data'
+  assert 'in another order' in score(network, tmp_path, others, *more, status=2)
+  # The members' softmax outputs are averaged, of ten crops each.
+  more += ('--config.eval.crops=10', '--config.model.name=paper')
+  both = f'--workdir={network},{tmp_path / "same"}'
+  score(network, tmp_path, both, *more)
   found = json.loads((tmp_path / 'out' / 'results.json').read_text())
+  outputs = [NAMES.index(name) for name in CLASS_NAMES]
+  mean = np.zeros((19, 3))
+  for workdir in (network, tmp_path / 'same'):
+    loaded = pretrained.load(workdir)
+    apply = jax.jit(loaded.model.apply)
+    for i, (encoded, _) in enumerate(image_files[64:]):
+      views = eval_views(encoded, loaded.preprocessing, 10)
+      logits = np.asarray(apply({'params': loaded.params}, views))[:, outputs]
+      mean[i] += np.asarray(jax.nn.softmax(logits), np.float64).mean(axis=0) / 2
+  truth = np.array([label for _, label in image_files[64:]])
   assert found['num_classes'] == 3
+  assert found['top1_error'] == pytest.approx(
+    np.mean(mean.argmax(axis=1) != truth)
+  )
+  chosen = mean[np.arange(19), truth]
+  assert found['loss'] == pytest.approx(-np.log(chosen).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize('label', [-1, 3])
+@pytest.mark.parametrize('in_list', [False, True])
+def test_labels_out_of_range_are_named(image_files, tmp_path, label, in_list):
+  files = [(x, [1] if in_list else 1) for x, _ in image_files]
+  store(files, tmp_path)
+  dataset = open_dataset('tiny', str(tmp_path))
+  path = dataset.files(['train'])[1]
+  records = [r.numpy() for r in tf.data.TFRecordDataset(str(path))]
+  with tf.io.TFRecordWriter(str(path)) as file:
+    for i, record in enumerate(records):
+      example = tf.train.Example.FromString(record)
+      if i == 4:
+        example.features.feature['label'].int64_list.value[:] = [label]
+      file.write(example.SerializeToString())
+  with pytest.raises(UserError, match=r'00001-of-00003__4.* is out of range'):
+    labels.count_labels(dataset, 'train')
+  assert faults.find_faults(dataset, 'train') == [f'{path.name}__4']
+
+
+def test_a_file_that_is_cut_off_is_named(image_files, tmp_path):
+  store(image_files, tmp_path)
+  dataset = open_dataset('tiny', str(tmp_path))
+  path = dataset.files(['validation'])[2]
+  content = path.read_bytes()
+  for end in (-1, -len(content) // 2):
+    path.write_bytes(content[:end])
+    with pytest.raises(UserError, match=r'00002-of-00003.* is corrupt'):
+      labels.count_labels(dataset, 'validation')
+
+
+def test_a_process_without_images_finds_no_faults(
+  image_files, tmp_path, monkeypatch
+):
+  store(image_files, tmp_path)
+  monkeypatch.setattr(together, 'share', lambda: (0, 4))
+  dataset = open_dataset('tiny', str(tmp_path))
+  assert faults.find_faults(dataset, 'validation[:2]') == []
+  assert labels.count_labels(dataset, 'validation[:2]').num_labeled == 0

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from chaos import contents, results
-from conftest import CLASS_NAMES, write_network
+from conftest import CLASS_NAMES, store, write_network
 from PIL import Image
 from test_main import run, tiny
 from test_preprocess import eval_views
@@ -103,9 +103,32 @@ def test_softmax_outputs_are_averaged(members, tiny_dir, tmp_path, crops):
   assert [contents(member) for member in members] == before
 
 
-def test_out_is_refused_for_a_single_network(members, tiny_dir, tmp_path):
-  done = score(tiny_dir, members[0], f'--out={tmp_path / "x"}', status=2)
-  assert 'several networks' in done.stderr
+def test_the_results_of_one_network_elsewhere(
+  trained, tiny_dir, image_files, tmp_path
+):
+  """Of another dataset of its classes, so that its own results stay."""
+  before = contents(trained)
+  names = CLASS_NAMES[::-1]
+  files = [(x, 2 - label) for x, label in image_files[40:]]
+  store(files, tmp_path / 'data', names, num_train=24)
+  out = f'--out={tmp_path / "x"}'
+  for _ in range(2):
+    score(tmp_path / 'data', trained, out, '--config.eval.train_split=False')
+  assert contents(trained) == before
+  found = results(tmp_path / 'x')
+  assert found['epoch'] == results(trained)['epoch'] == 1
+  # The other order of the classes does not matter, nor the rows of training.
+  by_class = results(trained)['per_class']
+  assert list(found['per_class']) == list(by_class)
+  labels = [label for _, label in image_files[64:]]
+  for label, name in enumerate(CLASS_NAMES):
+    assert found['per_class'][name]['num_examples'] == labels.count(label)
+  assert found['per_class'] == by_class
+  assert found['loss'] == pytest.approx(results(trained)['loss'], rel=1e-5)
+  config = json.loads((tmp_path / 'x' / 'config.json').read_text())
+  assert config['members'] == [str(trained)]
+  done = run(*arguments(tiny_dir, tmp_path / 'new'), out, status=2)
+  assert 'add --mode=eval' in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.data import together
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing
 
@@ -114,68 +112,3 @@ def _diff(lost: Sequence[str], new: Sequence[str]) -> str:
     )
     if names
   )
-
-
-class Task(NamedTuple):
-  """What is scored of a split.
-
-  Attributes:
-    outputs: those that can be predicted, bool `[num_outputs]`; None: all.
-    num_examples: the number of images that count: those with a label.
-    num_unlabeled: the number of the others.
-  """
-
-  outputs: np.ndarray | None
-  num_examples: int
-  num_unlabeled: int
-
-
-def task_of(classes: Classes, dataset: Dataset, split: str) -> Task:
-  """Returns what is scored of a split."""
-  number = dataset.num_examples(split)
-  if not classes.only_data and not dataset.has_lists:
-    return Task(None, number, 0)
-  labels = count_labels(dataset, split)
-  if not labels.num_labeled:
-    raise UserError(f'no image of {dataset.full_name} {split!r} has a label')
-  outputs = None
-  if classes.only_data:
-    outputs = np.zeros(classes.num_outputs, bool)
-    outputs[classes.outputs[labels.counts > 0]] = True
-  return Task(outputs, labels.num_labeled, number - labels.num_labeled)
-
-
-class Labels(NamedTuple):
-  """The labels of a split's images.
-
-  Attributes:
-    counts: the number of images of each class, `[num_classes]`.
-    num_labeled: the number of images with a label. Without lists of labels,
-      all have one.
-  """
-
-  counts: np.ndarray
-  num_labeled: int
-
-
-def count_labels(dataset: Dataset, split: str) -> Labels:
-  """Counts the labels of a split, whose images are not decoded.
-
-  Each process of a run reads its part.
-  """
-
-  def count():
-    counts, number = np.zeros(dataset.num_classes), 0
-    parts = dataset.parts(split, together.share())
-    labels = dataset.records(split, parts).map(
-      lambda record: dataset.parse(record)['label'], num_parallel_calls=8
-    )
-    for batch in labels.batch(1024).as_numpy_iterator():
-      if batch.ndim == 1:
-        batch = np.eye(dataset.num_classes)[batch]
-      counts += batch.sum(axis=0)
-      number += int(batch.any(axis=1).sum())
-    return counts, number
-
-  counts, numbers = zip(*together.from_all(count), strict=True)
-  return Labels(np.sum(counts, axis=0), sum(numbers))

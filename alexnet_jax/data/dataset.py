@@ -236,7 +236,7 @@ class Dataset:
 
     records = tf.data.Dataset.from_tensor_slices(
       (
-        [part.path for part in parts],
+        tf.constant([part.path for part in parts], tf.string),
         np.array([part.skip for part in parts], np.int64),
         np.array([part.take for part in parts], np.int64),
       )
@@ -276,7 +276,12 @@ class Dataset:
     label = parsed[self.label_key]
     if has_lists:
       in_list = tf.one_hot(label, self.num_classes, dtype=tf.int64)
-      label = tf.minimum(tf.reduce_sum(in_list, axis=0), 1)
+      is_valid = (label >= 0) & (label < self.num_classes)
+      label = tf.where(
+        tf.reduce_all(is_valid),
+        tf.minimum(tf.reduce_sum(in_list, axis=0), 1),
+        tf.constant(-1, tf.int64),  # So that it stays out of range.
+      )
     return {'image': parsed[self.image_key], 'label': label}
 
   def read(

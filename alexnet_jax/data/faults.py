@@ -35,8 +35,12 @@ ERRORS = (
 
 
 def valid(label: Any, dataset: Dataset) -> Any:
-  """Returns whether a label, or each of an array, is one of the classes."""
-  return (label >= 0) & (label < dataset.num_classes)
+  """Returns whether a label, or each of an array, is one of the classes.
+
+  Of lists of labels, which are ones and zeros, an invalid one is negative.
+  """
+  most = 1 if dataset.has_lists else dataset.num_classes - 1
+  return (label >= 0) & (label <= most)
 
 
 def explain(
@@ -75,7 +79,7 @@ def explain(
         )
       if dataset and not np.all(valid(example['label'], dataset)):
         return UserError(
-          f'label {example["label"]} of image {key}{of} is out of range: '
+          f'{_label(example["label"])} of image {key}{of} is out of range: '
           f'expected 0 to {dataset.num_classes - 1}. Use a split with labels'
           f'{advice}'
         )
@@ -85,6 +89,10 @@ def explain(
   if dataset:
     return UserError(f'cannot use an example{of}: {_reason(error)}')
   return error
+
+
+def _label(label: Any) -> str:
+  return f'label {label}' if np.ndim(label) == 0 else 'a label'
 
 
 def corrupt_file(
@@ -159,11 +167,6 @@ def skip_faults(
       )
     skipped[split] = frozenset(keys)
   return dataclasses.replace(dataset, skipped=skipped)
-
-
-def num_skipped(workdir: epath.Path, dataset: Dataset, split: str) -> int:
-  """Returns how many skipped examples of a split a workdir lists."""
-  return len(_read(workdir).get(dataset.full_name, {}).get(split, ()))
 
 
 def _check_keys(dataset, split, keys, workdir):

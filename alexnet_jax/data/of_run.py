@@ -9,8 +9,8 @@ from alexnet_jax.cli.terminal import say
 from alexnet_jax.config.loading import Config
 from alexnet_jax.data import color_stats, faults
 from alexnet_jax.data.cache import cached
-from alexnet_jax.data.classes import count_labels
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.labels import count_labels
 from alexnet_jax.data.preprocessing import Preprocessing
 
 
@@ -58,7 +58,6 @@ def class_weights(dataset: Dataset, split: str, num_outputs: int) -> np.ndarray:
   Returns:
     float32 `[num_outputs]`, whose mean over the images is 1.
   """
-
   counts = np.zeros(num_outputs)
   counts[: dataset.num_classes] = count_labels(dataset, split).counts
   classes = np.count_nonzero(counts)

@@ -117,7 +117,9 @@ def _by_device(number: int, batch_size: int, num_devices: int) -> np.ndarray:
     order = 2 * order + (np.arange(NUM_STREAMS) >> i) % 2
   positions = np.arange(number).reshape(-1, batch_size)
   rank = np.argsort(order[positions % NUM_STREAMS], axis=1, kind='stable')
-  rank = np.sort(rank.reshape(len(positions), num_devices, -1), axis=2)
+  rank = np.sort(
+    rank.reshape(-1, num_devices, batch_size // num_devices), axis=2
+  )
   return (rank.reshape(-1, batch_size) + positions[:, :1]).reshape(-1)
 
 

@@ -21,7 +21,7 @@ class Outputs(NamedTuple):
   Attributes:
     probabilities: float32 `[n, num_classes]`.
     features: fc7 after its ReLU, float32 `[n, 4096]`.
-    labels: `[n]`, of the dataset.
+    labels: `[n]`, as outputs of the network.
   """
 
   probabilities: np.ndarray

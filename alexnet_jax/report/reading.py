@@ -110,6 +110,11 @@ def read_results(
       continue
     if not is_number(value, *bounds):
       problems.append(f'results.json: {name} is {value!r}')
+  if 'num_classes' in results:
+    problems.append(
+      f'results.json: only {results["num_classes"]} classes could be predicted '
+      '(eval.classes)'
+    )
   if config:
     expected = {'split': config['data.val_split']}
     if 'members' not in config:

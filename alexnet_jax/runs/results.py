@@ -81,7 +81,9 @@ def _write_classes(workdir, per_class, confusion) -> None:
   place = {label: i for i, (label, *_) in enumerate(rows)}
   matrix = np.zeros((len(rows), len(rows)))
   for label, predicted, count in confusion:
-    matrix[place[label], place[predicted]] = count
+    # A network whose outputs are NaN predicts class 0, masked or not.
+    if predicted in place:
+      matrix[place[label], place[predicted]] = count
   plot_confusion(matrix, names, str(workdir / 'confusion.png'))
 
 

@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from alexnet_jax.config.loading import Config
 from alexnet_jax.data import input_pipeline
-from alexnet_jax.data.classes import Classes, Task, task_of
+from alexnet_jax.data.classes import Classes
 from alexnet_jax.data.dataset import Dataset
+from alexnet_jax.data.labels import Task, task_of
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.learning import metrics, steps
 from alexnet_jax.learning.finish import Finish, finisher, input_blocks
@@ -161,7 +162,7 @@ def add_up(
     (`confused_classes`); `per_class` (`scores_by_class`); and `confusion`, a
     list of label, predicted class and number of images, where that is not 0.
     With `eval.classes='data'` also `num_classes`, of those that can be
-    predicted; and with lists of labels `num_unlabeled`.
+    predicted; and `num_unlabeled`, if images have empty lists of labels.
 
   Raises:
     RuntimeError: an image was not counted exactly once.

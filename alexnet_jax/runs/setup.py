@@ -32,11 +32,6 @@ def training_dataset(config: Config, workdir: epath.Path) -> Dataset:
   for split in splits:
     dataset.num_examples(split)
   dataset.check_resize(data.resize)
-  if dataset.has_lists:
-    raise UserError(
-      f'{dataset.full_name} (data.name) has lists of labels, for evaluation '
-      'alone (--mode=eval): a training needs one label an image'
-    )
   return prepare_data(data, dataset, splits, workdir)
 
 
@@ -47,9 +42,14 @@ def check_data(config: Config, dataset: Dataset) -> int:
     The number of training steps in an epoch.
 
   Raises:
-    UserError: the network has too few outputs, or the batch is larger than the
-      training split.
+    UserError: the network has too few outputs, the batch is larger than the
+      training split, or the images have lists of labels.
   """
+  if dataset.has_lists:
+    raise UserError(
+      f'{dataset.full_name} (data.name) has lists of labels, for evaluation '
+      'alone (--mode=eval): a training needs one label an image'
+    )
   number = dataset.num_examples(config.data.train_split)
   num_classes = config.model.num_classes or dataset.num_classes
   if dataset.num_classes > num_classes:
