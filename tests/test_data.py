@@ -1,12 +1,8 @@
 import dataclasses
-import hashlib
 import itertools
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -84,45 +80,6 @@ def test_the_processes_share_each_batch(tiny, processes):
   assert_same(
     together, train_batches(tiny, batch_size=8, num_devices=processes)
   )
-
-
-DIGESTS = """
-import hashlib, sys
-import numpy as np
-from test_data import open_dataset, train_batches
-tiny = open_dataset('tiny:1.0.0', sys.argv[1])
-index, count = int(sys.argv[2]), int(sys.argv[3])
-for batch in train_batches(
-  tiny, batch_size=8, epoch=1, process_index=index, process_count=count
-):
-  for image, label in zip(batch['image'], batch['label']):
-    print(label, hashlib.sha256(np.ascontiguousarray(image)).hexdigest())
-"""
-
-
-def test_real_processes_share_each_batch(tiny, tiny_dir):
-  # Each has its own threads and buffers, and all run at the same time.
-  processes = [
-    subprocess.Popen(
-      [sys.executable, '-c', DIGESTS, str(tiny_dir), str(i), '2'],
-      cwd=pathlib.Path(__file__).parent,
-      env={**os.environ, 'PYTHONPATH': os.getcwd()},
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    for i in range(2)
-  ]
-  parts = [process.communicate()[0].split('\n')[:-1] for process in processes]
-  together = [
-    part[4 * step + i] for step in range(8) for part in parts for i in range(4)
-  ]
-  expected = [
-    f'{label} {hashlib.sha256(np.ascontiguousarray(image)).hexdigest()}'
-    for batch in train_batches(tiny, batch_size=8, epoch=1, num_devices=2)
-    for image, label in zip(batch['image'], batch['label'], strict=True)
-  ]
-  assert len(expected) == 64
-  assert together == expected
 
 
 def test_the_order_is_that_of_any_batch_size(tiny):

@@ -1,8 +1,12 @@
 """Preparing a TFDS dataset: python -m alexnet_jax.data.prepare."""
 
+import contextlib
+import importlib
 import io
 import pathlib
 import re
+import shlex
+import shutil
 import tarfile
 
 import numpy as np
@@ -98,6 +102,50 @@ def test_no_network(tmp_path, monkeypatch):
   with pytest.raises(ConnectionError) as error:
     builders.prepare(builder)
   assert isinstance(outside.explain(error.value), StorageError)
+
+
+def type_command(message):
+  """Runs the command at the end of a message, without what follows it."""
+  found = re.search(
+    r'python -m (alexnet_jax[.\w]+) (.*?)(?: \(or .*)?$', message
+  )
+  module = importlib.import_module(found[1])
+  if hasattr(module, '__path__'):
+    module = importlib.import_module(f'{found[1]}.__main__')
+  module.main(shlex.split(found[2]))
+
+
+def message_of(call):
+  with pytest.raises(UserError) as error:
+    call()
+  return str(error.value)
+
+
+def test_commands_of_messages_are_typed(tiny_dir, tmp_path, monkeypatch):
+  shutil.copytree(tiny_dir, tmp_path, dirs_exist_ok=True)
+  folder = str(tmp_path)
+  message = message_of(lambda: open_dataset('imagenet2012', folder))
+  # It asks for the files that only people can download, and for no other.
+  message = message_of(lambda: type_command(message))
+  assert f'{folder}/downloads/manual (--manual_dir) does not have' in message
+  message = message_of(lambda: open_dataset('cifar10:3.0.2', folder))
+  prepared = []
+  monkeypatch.setattr(builders, 'prepare', lambda *a: prepared.append(a))
+  with contextlib.suppress(UserError):  # It is not there even now.
+    type_command(message)
+  ((builder, _),) = prepared
+  assert str(builder.data_path).startswith(f'{folder}/cifar10/')
+
+
+def test_commands_of_messages_build_what_is_missing(tiny_dir, tmp_path):
+  pytest.importorskip('apache_beam', reason='NEEDS BEAM: make venv EXTRAS=beam')
+  shutil.copytree(tiny_dir, tmp_path, dirs_exist_ok=True)
+  folder = str(tmp_path)
+  type_command(message_of(lambda: open_dataset('tiny_256', folder)))
+  made = open_dataset('tiny_256', folder)
+  made.check_resize('short_side')
+  type_command(message_of(lambda: made.check_resize('warp')))
+  open_dataset('tiny_256_warp', folder).check_resize('warp')
 
 
 def texts():

@@ -191,7 +191,7 @@ from alexnet_jax.data.resized.__main__ import main
 resize_file = builder.resize_file
 def slowly(task):
   made = resize_file(task)
-  print('made', task.number, flush=True)
+  print('made', task.number, file=sys.__stdout__, flush=True)
   time.sleep(30)
   return made
 builder.resize_file = slowly

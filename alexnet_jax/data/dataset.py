@@ -154,10 +154,16 @@ class Dataset:
       UserError: it was resized in the other way.
     """
     if self.resized and self.resized['resize'] != how:
+      # TFDS takes NAME:VERSION, but calls it NAME/VERSION.
+      source = f'--source={":".join(self.origin.rsplit("/", 1))}'
+      if 'form' in self.resized:  # Made from a folder.
+        name = self.origin.split('/')[0]
+        source = f'--source=FOLDER --name={name}'
       raise UserError(
         f'{self.full_name} was resized by {self.resized["resize"]!r}, not '
         f'{how!r} (data.resize). Build the other one with: python -m '
-        f'alexnet_jax.data.resized --source={self.origin} --resize={how}'
+        f'alexnet_jax.data.resized {source} --resize={how} '
+        f'--data_dir={self.data_dir}'
       )
 
   def is_square_jpeg(self, size: int) -> bool:
@@ -338,8 +344,8 @@ def open_dataset(name: str, data_dir: str | None = None) -> Dataset:
     file_format = builder.info.file_format.value
     raise UserError(
       f'{builder.data_path} has files of the format {file_format}, which '
-      'tf.data cannot read: prepare it with python -m '
-      f'alexnet_jax.data.prepare {name}, in another folder (data.data_dir)'
+      'tf.data cannot read. Prepare it in another folder: python -m '
+      f'alexnet_jax.data.prepare {name} --data_dir=FOLDER'
     ) from error
   made = dataset.resized
   if made and made.get('revision') != RESIZED_REVISION:

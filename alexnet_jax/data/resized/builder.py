@@ -173,8 +173,8 @@ def resized_builder(
   if info.file_format != tfds.core.FileFormat.TFRECORD:
     raise UserError(
       f'{source.full_name} is stored as {info.file_format.value}, not as '
-      'tfrecord: prepare it with python -m alexnet_jax.data.prepare, in '
-      'another folder'
+      'tfrecord. Prepare it in another folder: python -m '
+      f'alexnet_jax.data.prepare {info.full_name} --data_dir=FOLDER'
     )
   config = source.builder.builder_config
   version = tfds.core.Version(str(info.version))
