@@ -8,7 +8,7 @@ os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
 os.environ['XLA_FLAGS'] = (
   '--xla_force_host_platform_device_count=8 '
   # Compiles in less time, and rounds a little differently.
-  '--xla_backend_optimization_level=0'
+  '--xla_backend_optimization_level=1'
 )
 # Even if there is a GPU or TPU, or libtpu is installed to compile for one.
 os.environ['JAX_PLATFORMS'] = 'cpu'

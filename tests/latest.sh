@@ -15,7 +15,8 @@ for python in "$@"; do
     test -x .venv-latest/bin/python || "$python" -m venv .venv-latest
     .venv-latest/bin/pip install -q -r requirements-latest.txt
     .venv-latest/bin/pip install -q --no-deps -e .
-    exec .venv-latest/bin/python -m pytest -q -n 2 --dist loadfile
+    exec .venv-latest/bin/python -m pytest -q -n 2 --dist loadfile \
+      --no-loadscope-reorder
   fi
 done
 
