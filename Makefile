@@ -10,7 +10,7 @@ comma := ,
 # The environment is updated when one of these files changes.
 PINS := setup.cfg requirements.txt requirements-pinned.txt
 
-.PHONY: train test report chaos chaos-gcs parity test-latest test-tpu test-gpu-compile test-onnx test-browser lint format bench venv clean
+.PHONY: train test test-long report chaos chaos-gcs parity test-latest test-tpu test-gpu-compile test-onnx test-browser lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -22,7 +22,11 @@ test: $(VENV)/.test
 	@# Files in the order of their names: by default short ones come last, and of
 	@# those some take longest.
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
-	  --durations=10
+	  -m 'not long' --durations=10
+
+# The tests that take longest: about two minutes on two cores.
+test-long: $(VENV)/.test
+	$(BIN)/python -m pytest -q -n 2 -m long
 
 # The same tests on Python 3.13 with the newest versions of everything, in a
 # separate environment. Those that need PyTorch or Beam skip.

@@ -27,6 +27,7 @@ def uninterrupted(suite):
   return suite.uninterrupted('uninterrupted')
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ('number', 'times'), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)]
 )

@@ -18,6 +18,7 @@ def bucket(tmp_path_factory):
     yield chaos_gcs.Bucket(storage, **OPTIONS)
 
 
+@pytest.mark.long
 def test_a_kill_within_a_save_and_a_burst_of_503(bucket, tmp_path):
   local = chaos.Chaos(tmp_path, start=zygote.start, **OPTIONS)
   reference = local.uninterrupted('uninterrupted')

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 from configs import imagenet
 
 BENCHMARKS = pathlib.Path(__file__).parent.parent / 'benchmarks'
@@ -13,6 +15,7 @@ BENCHMARKS = pathlib.Path(__file__).parent.parent / 'benchmarks'
 ABSENT = ('tensorflow', 'tensorflow_datasets', 'ml_collections')
 
 
+@pytest.mark.long
 def test_times_each_library_without_tensorflow(tmp_path):
   for name in ABSENT:
     (tmp_path / f'{name}.py').write_text('raise ImportError(__name__)\n')

@@ -606,6 +606,7 @@ def test_slurm_saves_and_requeues_after_sigterm(machine):
   assert machine.calls() == ['scontrol requeue Incomplete 7']
 
 
+@pytest.mark.long
 def test_slurm_trains(machine, tmp_path):
   """Two processes of one run find each other by SLURM's variables."""
   machine.program('srun', SRUN)

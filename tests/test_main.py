@@ -368,6 +368,7 @@ def test_a_refused_run_changes_nothing(full_run, tiny_dir):
   assert contents(workdir) == before
 
 
+@pytest.mark.long
 def test_a_profile_and_a_cache_of_compiled_steps(tiny_dir, tmp_path):
   more = (
     '--config.num_train_steps=3',

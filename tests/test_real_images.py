@@ -28,6 +28,7 @@ def arguments(workdir):
   )
 
 
+@pytest.mark.long
 def test_the_papers_network_trains_on_imagenet_files(workdir):
   final = results(workdir)
   assert final['dataset'] == 'imagenet2012/5.1.0'

@@ -65,6 +65,7 @@ def test_the_distributions_are_well_formed(dist):
   assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.long
 def test_a_packaged_config_trains_outside_the_clone(python, tmp_path):
   where = run(
     python, '-c', 'import alexnet_jax; print(alexnet_jax.__file__)',
