@@ -166,7 +166,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval.train_split = False
   # Classes that --mode=eval can predict: all, or data, those of the images.
   # With 'all' the dataset must have the network's classes. ImageNet-A and -R
-  # have a part of them.
+  # have a part of them. Evaluations during a training take all.
   config.eval.classes = 'all'
   # Checkpoint that --mode=eval evaluates: best, latest or a step.
   config.eval.step = 'best'

@@ -42,9 +42,8 @@ def shuffled(
 ) -> tf.data.Dataset:
   """Returns one process's part of an epoch, in order.
 
-  Which examples a batch has, and at which positions, depends on the split's
-  files, `seed`, `buffer` and `batch_size` alone. Which of them a device has
-  depends on `num_devices`, too.
+  The example at a position depends on the split's files, `seed` and `buffer`
+  alone; the device that gets it on `batch_size` and `num_devices`, too.
 
   Args:
     dataset: a prepared dataset.
