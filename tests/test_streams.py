@@ -81,10 +81,15 @@ def test_an_epoch_has_every_record_once(uneven):
   assert np.mean(records == again) < 0.1
 
 
-def test_the_order_is_that_of_any_batch_size(uneven):
-  np.testing.assert_array_equal(
-    epoch(uneven, 7).reshape(-1, 2), epoch(uneven, 20).reshape(-1, 2)[:196]
-  )
+@pytest.mark.parametrize(
+  ('batch_size', 'devices'), [(7, 1), (24, 4), (30, 3), (8, 2)]
+)
+def test_the_order_is_that_of_any_batch_size(uneven, batch_size, devices):
+  expected = dict(epoch(uneven, 20).reshape(-1, 2).tolist())
+  found = epoch(uneven, batch_size, num_devices=devices).reshape(-1, 2)
+  assert len(found) >= 180
+  for position, record in found.tolist():
+    assert expected[position] == record
 
 
 def test_one_file_is_one_stream(tmp_path):
