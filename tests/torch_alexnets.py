@@ -185,7 +185,7 @@ class CaffeNet(AlexNet):
 
 
 class Torchvision(AlexNet):
-  """torchvision's network at 224 pixels, where adaptive pooling is a no-op."""
+  """torchvision's network, for any size from 63 pixels."""
 
   def __init__(self, num_classes: int) -> None:
     super().__init__(ONE_COLUMN_WIDTHS, ONE_COLUMN_GROUPS, 2, num_classes)
@@ -196,7 +196,7 @@ class Torchvision(AlexNet):
     x = F.relu(self.conv3(x))
     x = F.relu(self.conv4(x))
     x = F.relu(self.conv5(x))
-    return pool(x)
+    return F.adaptive_avg_pool2d(pool(x), 6)
 
 
 def build(name: str, num_classes: int = 1000) -> nn.Module:

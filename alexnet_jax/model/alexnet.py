@@ -4,8 +4,8 @@ The module reads its layers from an `Architecture`; `architectures.py` has the
 networks themselves, `lrn.py` section 3.3 and `pool.py` section 3.4.
 """
 
-import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ from alexnet_jax.model.lrn import (
   local_response_normalization,
   spatial_response_normalization,
 )
-from alexnet_jax.model.pool import max_pool
+from alexnet_jax.model.pool import average_pool, max_pool
 
 # The most parts that a batch is split into (`conv_batch`).
 _MAX_PARTS = 16
@@ -61,8 +61,9 @@ class AlexNet(nn.Module):
     Args:
       images: `[N, H, W, 3]` RGB pixels, normalized by the config's `data.mean`
         and `data.std`; the network normalizes nothing. The size may be any from
-        `architecture.min_input_size` up, but fc6's parameters fit one size
-        only. `[N, H', W', 48]` are the same pixels rearranged for conv1 by
+        `architecture.min_input_size` up. fc6's parameters fit one size only,
+        but any size in torchvision's network, which averages its maps.
+        `[N, H', W', 48]` are the same pixels rearranged for conv1 by
         `conv.to_blocks(images, architecture.input_blocks(H))`; the parameters
         are the same.
       train: whether dropout is on. It needs the random key 'dropout'.
@@ -73,56 +74,87 @@ class AlexNet(nn.Module):
     Raises:
       ValueError: the images are too small or do not have four dimensions.
     """
-    logits = self._layers(images, train, logits=True)
+    logits = self._layers(images, train)
     return logits.astype(jnp.promote_types(self.dtype, jnp.float32))
 
-  def features(self, images: jax.Array) -> jax.Array:
-    """Returns the last layer's input: fc7 after its ReLU, without dropout.
+  def features(
+    self, images: jax.Array, layers: Sequence[str] | None = None
+  ) -> Any:
+    """Returns activations of the network in evaluation mode.
 
     Args:
-      images: as in `__call__`.
+      images: as in `__call__`. Layers after the last one in `layers` are not
+        computed, so images may be smaller, or of a size that fc6 does not fit.
+      layers: names of `architecture.feature_names`. `conv1` and `fc6` are taken
+        after their activation, wherever it follows; `conv1/linear` before it;
+        `lrn1`, `pool1` and `dropout6` after that operation.
 
     Returns:
-      `[N, 4096]` for the networks in `ALEXNETS`, with the module's `dtype`.
+      A dict of one array per name: `[N, H, W, channels]`, or `[N, units]` for
+      fully connected layers. If `layers` is None, the last layer's input
+      without dropout: `[N, 4096]` for the networks in `ALEXNETS`, fc7 after its
+      ReLU. All have the module's `dtype`.
+
+    Raises:
+      ValueError: there is no such layer, or the images are too small.
+
+    Example:
+      >>> from alexnet_jax.model import ARCHITECTURES
+      >>> model = AlexNet(ARCHITECTURES['paper'])
+      >>> images = jnp.zeros((1, 227, 227, 3))
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+      >>> def features(variables, images):
+      ...   layers = ('conv3', 'pool5', 'fc6')
+      ...   return model.apply(
+      ...     variables, images, method='features', layers=layers
+      ...   )
+      >>> found = jax.eval_shape(features, variables, images)
+      >>> {name: x.shape for name, x in found.items()}
+      {'conv3': (1, 13, 13, 384), 'pool5': (1, 6, 6, 256), 'fc6': (1, 4096)}
     """
-    x = self._layers(images, train=False, logits=False)
-    return x.reshape(x.shape[0], -1)
+    if layers is None:
+      name = self.architecture.default_feature
+      x = self._layers(images, False, (name,))[name]
+      return x.reshape(x.shape[0], -1)
+    return self._layers(
+      images, False, (layers,) if isinstance(layers, str) else tuple(layers)
+    )
 
   @nn.compact
-  def _layers(self, images, train, logits):
+  def _layers(self, images, train, wanted=None):
+    """Returns the output, or a dict of the activations named in `wanted`."""
     arch = self.architecture
-    blocked = self._check(images)
+    layers = arch.named_layers if wanted is None else arch.up_to(wanted)
+    blocked = self._check(images, [layer for _, layer in layers])
     x = images.astype(self.dtype)  # [N, 227, 227, 3]
-    layers = list(zip(arch.layer_names, arch.layers, strict=True))
-    if not logits:
-      name, layer = layers[-2]
-      # Features are taken before the last dropout, which may scale them.
-      kept = [op for op in layer.then if type(op) is not architectures.Dropout]
-      layers[-2:] = [(name, dataclasses.replace(layer, then=tuple(kept)))]
     convs = [
-      Conv(layer, self.dtype, blocked and layer is arch.layers[0], name=name)
-      for name, layer in layers
+      Conv(layer, self.dtype, blocked and i == 0, name=name)
+      for i, (name, layer) in enumerate(layers)
       if isinstance(layer, architectures.Conv)
     ]
     outputs: list[jax.Array] = []
+    of_parts: list[dict[str, jax.Array]] = []
     for part in _parts(x, self.conv_batch):
       before = outputs[-1:]
+      found: dict[str, jax.Array] = {}
       for conv in convs:
         # Figure 2: conv1 [N, 55, 55, 96], conv2 [N, 27, 27, 256],
         # conv3 and conv4 [N, 13, 13, 384], conv5 [N, 13, 13, 256].
         part = conv(part, before)
-        part = self._then(conv.name, conv.layer, part, train)
+        part = self._then(conv.name, conv.layer, part, train, wanted, found)
         before = []
       outputs.append(part)
-    x = jnp.concatenate(outputs) if len(outputs) > 1 else outputs[0]
+      of_parts.append(found)
+    x = _joined(outputs)
+    found = {name: _joined([f[name] for f in of_parts]) for name in of_parts[0]}
     for name, layer in layers[len(convs) :]:
       assert isinstance(layer, architectures.Dense)
       x = x.reshape(x.shape[0], -1)  # fc6's input: [N, 6 * 6 * 256]
       x = Dense(layer, self.num_classes, self.dtype, name=name)(x)
-      x = self._then(name, layer, x, train)
-    return x
+      x = self._then(name, layer, x, train, wanted, found)
+    return x if wanted is None else {name: found[name] for name in wanted}
 
-  def _check(self, images):
+  def _check(self, images, layers):
     """Returns whether these are blocks of pixels; checks the size."""
     arch = self.architecture
     if images.ndim != 4:
@@ -135,17 +167,24 @@ class AlexNet(nn.Module):
     if blocked and isinstance(first, architectures.Conv):
       # The padding is not part of the images.
       height, width = (side * n - sum(first.padding) for n in (height, width))
-    if arch.spatial_size(min(height, width)) < 1:
+    if architectures.maps_size(layers, min(height, width)) < 1:
+      least = architectures.smallest_input(layers)
       raise ValueError(
         f'images of {height}x{width} pixels are too small for {arch.name!r},'
-        f' which needs at least {arch.min_input_size}x{arch.min_input_size}'
+        f' which needs at least {least}x{least}'
       )
     return blocked
 
-  def _then(self, name, layer, x, train):
+  def _then(self, name, layer, x, train, wanted, found):
+    """Applies what follows a layer; adds what is wanted to `found`."""
+    wanted = wanted or ()
+    found |= {key: x for key in (f'{name}/linear', name) if key in wanted}
     for op in layer.then:
-      with jax.named_scope(architectures.scope_name(name, op)):
+      scope = architectures.scope_name(name, op)
+      with jax.named_scope(scope):
         x = self._apply(op, x, train)
+      if scope in wanted:
+        found[scope] = x
     return x
 
   def _apply(self, op, x, train):
@@ -169,6 +208,8 @@ class AlexNet(nn.Module):
         )
       case architectures.MaxPool():
         return max_pool(x, op.window, op.stride)
+      case architectures.AvgPool():
+        return average_pool(x, op)
       case architectures.Dropout():
         x = nn.Dropout(op.rate, deterministic=not train)(x)
         return x * (1 - op.rate) if op.scale_at == 'test' else x
@@ -242,6 +283,10 @@ def _parts(x, size):
   if not size or len(x) % size or len(x) > _MAX_PARTS * size:
     return [x]
   return [x[i : i + size] for i in range(0, len(x), size)]
+
+
+def _joined(parts):
+  return jnp.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _initializers(layer, fan_in):

@@ -19,7 +19,7 @@ For your own network, write an `Architecture` or change one of these with
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -69,6 +69,38 @@ class MaxPool:
 
 
 @dataclasses.dataclass(frozen=True)
+class AvgPool:
+  """Average pooling to `size` x `size`, whatever the size of its input.
+
+  This is PyTorch's adaptive average pooling. It changes nothing where the input
+  has that size, as at 224 pixels in torchvision's network.
+  """
+
+  size: int = 6
+
+  def output_size(self, size: int) -> int:
+    """Returns the output's height and width; 0 if there is no input."""
+    return self.size if size > 0 else 0
+
+  def bins(self, size: int) -> tuple[tuple[int, int], ...]:
+    """Returns the first row, and the one after the last, of each average.
+
+    Neighbors share rows where `size` is no multiple of `self.size`.
+
+    Args:
+      size: height or width of the input, in pixels.
+
+    Example:
+      >>> AvgPool(3).bins(7)
+      ((0, 3), (2, 5), (4, 7))
+    """
+    return tuple(
+      (i * size // self.size, -(-(i + 1) * size // self.size))
+      for i in range(self.size)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Dropout:
   """Dropout with probability `rate` (section 4.2).
 
@@ -89,7 +121,7 @@ class Dropout:
   scale_at: str = 'train'
 
 
-Op = Activation | LRN | SpatialLRN | MaxPool | Dropout
+Op = Activation | LRN | SpatialLRN | MaxPool | AvgPool | Dropout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +181,7 @@ class Conv:
     """Returns the height and width after the layer's pooling, in pixels."""
     size = self.output_size(size)
     for op in self.then:
-      if isinstance(op, MaxPool):
+      if isinstance(op, MaxPool | AvgPool):
         size = op.output_size(size)
     return size
 
@@ -219,12 +251,66 @@ class Architecture:
     )
 
   @property
+  def named_layers(self) -> tuple[tuple[str, Conv | Dense], ...]:
+    """Each layer with its name, in order."""
+    return tuple(zip(self.layer_names, self.layers, strict=True))
+
+  @property
   def scope_names(self) -> tuple[str, ...]:
     """Names of its parts in profiles, in order: conv1, lrn1, pool1, ..."""
     names = []
-    for name, layer in zip(self.layer_names, self.layers, strict=True):
+    for name, layer in self.named_layers:
       names += [name, *(scope_name(name, op) for op in layer.then)]
     return tuple(dict.fromkeys(names))
+
+  @property
+  def feature_names(self) -> tuple[str, ...]:
+    """Names of its activations, in order: conv1/linear, conv1, lrn1, ..."""
+    return tuple(self._places())
+
+  @property
+  def default_feature(self) -> str:
+    """The input of the last layer before its dropout: fc7 in `ALEXNETS`."""
+    name, layer = self.named_layers[-2]
+    kept = [op for op in layer.then if not isinstance(op, Dropout)]
+    return scope_name(name, kept[-1]) if kept else name
+
+  def up_to(self, names: Iterable[str]) -> tuple[tuple[str, Conv | Dense], ...]:
+    """Returns its named layers without what follows the last of `names`.
+
+    Args:
+      names: of `feature_names`.
+
+    Raises:
+      ValueError: there is no such name, or none is given.
+
+    Example:
+      >>> up_to = PAPER.up_to(['conv1', 'conv2'])
+      >>> [(name, layer.then) for name, layer in up_to[1:]]
+      [('conv2', (Activation(),))]
+    """
+    places, names = self._places(), tuple(names)
+    for name in names:
+      if name not in places:
+        raise ValueError(
+          f'no layer {name!r} in {self.name!r}, which has '
+          f'{", ".join(self.scope_names)}; add /linear to a conv or fc for its '
+          'output before its activation'
+        )
+    if not names:
+      raise ValueError(f'name at least one layer of {self.name!r}')
+    layer, ops = max(places[name] for name in names)
+    *before, (name, last) = self.named_layers[: layer + 1]
+    return (*before, (name, dataclasses.replace(last, then=last.then[:ops])))
+
+  def _places(self) -> dict[str, tuple[int, int]]:
+    """Maps each activation to its layer and the operations before it."""
+    places = {}
+    for i, (name, layer) in enumerate(self.named_layers):
+      places[f'{name}/linear'] = places[name] = i, 0
+      for j, op in enumerate(layer.then, 1):
+        places[scope_name(name, op)] = i, j
+    return places
 
   def layer_inputs(
     self, size: int
@@ -237,7 +323,7 @@ class Architecture:
       size: height and width of the images, in pixels.
     """
     channels = 3
-    for name, layer in zip(self.layer_names, self.layers, strict=True):
+    for name, layer in self.named_layers:
       yield name, layer, size, channels
       size = layer.pooled_size(size) if isinstance(layer, Conv) else 1
       channels = layer.features or 0
@@ -247,10 +333,7 @@ class Architecture:
 
     Returns 0 if images of `size` x `size` pixels are too small.
     """
-    for _, layer, side, _ in self.layer_inputs(size):
-      if isinstance(layer, Dense) or side < 1:
-        break
-    return max(side, 0)
+    return maps_size(self.layers, size)
 
   @property
   def block_size(self) -> int:
@@ -270,7 +353,7 @@ class Architecture:
   @property
   def min_input_size(self) -> int:
     """Height and width of the smallest images that it accepts, in pixels."""
-    return next(s for s in range(1, 1 << 16) if self.spatial_size(s) > 0)
+    return smallest_input(self.layers)
 
   def with_ops(self, change: Callable[[Op], Op | None]) -> 'Architecture':
     """Returns the network with changed operations; None removes one."""
@@ -291,9 +374,32 @@ class Architecture:
     )
 
 
+def maps_size(layers: Iterable[Conv | Dense], size: int) -> int:
+  """Returns the height and width after the last convolution, in pixels.
+
+  Returns 0 if images of `size` x `size` pixels are too small.
+  """
+  for layer in layers:
+    if isinstance(layer, Dense) or size < 1:
+      break
+    size = layer.pooled_size(size)
+  return max(size, 0)
+
+
+def smallest_input(layers: Sequence[Conv | Dense]) -> int:
+  """Returns the side of the smallest images that layers accept, in pixels."""
+  return next(s for s in range(1, 1 << 16) if maps_size(layers, s) > 0)
+
+
 def scope_name(layer_name: str, op: Op) -> str:
   """Returns an operation's name in profiles: lrn1, pool1, ..."""
-  kinds = {LRN: 'lrn', SpatialLRN: 'lrn', MaxPool: 'pool', Dropout: 'dropout'}
+  kinds = {
+    LRN: 'lrn',
+    SpatialLRN: 'lrn',
+    MaxPool: 'pool',
+    AvgPool: 'avgpool',
+    Dropout: 'dropout',
+  }
   # An activation is counted with its layer.
   kind = kinds.get(type(op))
   number = layer_name.removeprefix('conv').removeprefix('fc')
@@ -435,7 +541,12 @@ TORCHVISION = Architecture(
     Conv(384, padding=(1, 1), weight_std=None, then=(_ACT,)),
     Conv(256, padding=(1, 1), weight_std=None, then=(_ACT,)),
     # Dropout precedes fc6 and fc7; in the other networks it follows them.
-    Conv(256, padding=(1, 1), weight_std=None, then=(_ACT, _POOL, _DROP)),
+    Conv(
+      256,
+      padding=(1, 1),
+      weight_std=None,
+      then=(_ACT, _POOL, AvgPool(6), _DROP),
+    ),
     Dense(4096, weight_std=None, then=(_ACT, _DROP)),
     Dense(4096, weight_std=None, then=(_ACT,)),
     Dense(weight_std=None),

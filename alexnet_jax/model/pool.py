@@ -1,4 +1,4 @@
-"""Max pooling with a gradient that is fast on CPU too (section 3.4)."""
+"""Pooling: maxima, with a gradient that is fast on CPU too (section 3.4)."""
 
 import functools
 
@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from alexnet_jax.model.architectures import AvgPool
 from alexnet_jax.model.lrn import at_least_float32
 
 
@@ -61,6 +62,41 @@ max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 def _by_reduce_window(x, window, stride):
   return nn.max_pool(x, window_shape=(window, window), strides=(stride, stride))
+
+
+def average_pool(x: jax.Array, op: AvgPool) -> jax.Array:
+  """Averages maps to `op.size` x `op.size`, in PyTorch's bins.
+
+  Source: torch.nn.AdaptiveAvgPool2d.
+
+  Args:
+    x: `[N, H, W, channels]`.
+    op: has the output's size.
+
+  Returns:
+    `[N, size, size, channels]`; `x` itself if it has that size.
+
+  Example:
+    >>> x = jnp.arange(4.0).reshape(1, 2, 2, 1)
+    >>> average_pool(x, AvgPool(3))[0, :, :, 0]
+    Array([[0. , 0.5, 1. ],
+           [1. , 1.5, 2. ],
+           [2. , 2.5, 3. ]], dtype=float32)
+  """
+  y = at_least_float32(x)
+  for axis in (1, 2):
+    size = x.shape[axis]
+    if size == op.size:
+      continue
+    # Sums of slices, not a product with a matrix, which TPUs would round.
+    y = jnp.stack(
+      [
+        jax.lax.slice_in_dim(y, start, end, axis=axis).mean(axis)
+        for start, end in op.bins(size)
+      ],
+      axis,
+    )
+  return y.astype(x.dtype)
 
 
 # Columns before rows: the first maximum in row-major order wins a tie, as in

@@ -3,6 +3,7 @@
 from alexnet_jax.model.architectures import (
   LRN,
   Architecture,
+  AvgPool,
   Conv,
   Dense,
   Dropout,
@@ -37,7 +38,8 @@ def layer_table(
     pooled      height x width after the layer's max pooling, if it has one.
     followed by the operations on that output, in order: `LRN` across channels,
                 `LRN 5x5` over the positions of each channel, `pool 3/2` with a
-                window of 3 and a stride of 2, `dropout 0.5` of that rate.
+                window of 3 and a stride of 2, `mean 6x6` over 6 x 6 parts of
+                the maps, `dropout 0.5` of that rate.
     mult-adds   multiplications of one image with the layer's weights, each with
                 its addition; zero padding counts like pixels.
 
@@ -117,6 +119,8 @@ def _op(op: Op, activation: str) -> str:
       return f'LRN {_square(op.size)}'
     case MaxPool():
       return f'pool {op.window}/{op.stride}'
+    case AvgPool():
+      return f'mean {_square(op.size)}'
     case Dropout():
       return f'dropout {op.rate:g}'
   return {'relu': 'ReLU'}.get(activation, activation)
