@@ -18,7 +18,7 @@ import numpy as np
 import turns
 
 from alexnet_jax.model import ARCHITECTURES
-from alexnet_jax.model.architectures import Conv
+from alexnet_jax.model.layer_types import Conv
 from alexnet_jax.model.summary import layer_counts
 
 FORMS = 'ours', 'XLA', 'PyTorch'

@@ -13,7 +13,7 @@ import turns
 from turns import Once
 
 from alexnet_jax.model import Architecture
-from alexnet_jax.model import architectures as layers
+from alexnet_jax.model import layer_types as layers
 from alexnet_jax.model.summary import layer_counts
 
 MOMENTUM, RATE, DECAY = 0.9, 1e-6, 5e-4

@@ -20,9 +20,9 @@ from alexnet_jax.config.loading import flatten
 from alexnet_jax.config.values import validate
 from alexnet_jax.model import ALEXNETS, ARCHITECTURES, AlexNet
 from alexnet_jax.model.ablations import ABLATIONS, ablated
-from alexnet_jax.model.architectures import LRN
 from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.model.conv import local_conv2d
+from alexnet_jax.model.layer_types import LRN
 from alexnet_jax.model.summary import layer_table
 from configs.paper import base
 

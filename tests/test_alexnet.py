@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from alexnet_jax.model import ARCHITECTURES, AlexNet
-from alexnet_jax.model.architectures import (
+from alexnet_jax.model.conv import to_blocks
+from alexnet_jax.model.layer_types import (
   LRN,
   Activation,
   Architecture,
@@ -17,7 +18,6 @@ from alexnet_jax.model.architectures import (
   MaxPool,
   SpatialLRN,
 )
-from alexnet_jax.model.conv import to_blocks
 from alexnet_jax.model.summary import layer_table
 
 # With 1000 classes.

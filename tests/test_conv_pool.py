@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from alexnet_jax.cli import machine
-from alexnet_jax.model import architectures, conv, dense, onednn, pool
+from alexnet_jax.model import conv, dense, layer_types, onednn, pool
 
 # Height, width, kernel, stride, padding and groups of a convolution.
 SHAPES = [
@@ -318,7 +318,7 @@ def test_conv2d_of_blocks(size, padding, kernel, stride):
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, size, size, 3)).astype(np.float32)
   w = rng.normal(size=(kernel, kernel, 3, 8)).astype(np.float32)
-  layer = architectures.Conv(8, kernel, stride, padding)
+  layer = layer_types.Conv(8, kernel, stride, padding)
   blocks = conv.to_blocks(x, layer.blocks(size))
   y, vjp = jax.vjp(lambda w: conv.conv2d(x, w, stride, padding, 1), w)
   ours, ours_vjp = jax.vjp(

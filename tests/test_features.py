@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from alexnet_jax.model import ALEXNETS, ARCHITECTURES, AlexNet
-from alexnet_jax.model.architectures import AvgPool
+from alexnet_jax.model.layer_types import AvgPool
 from alexnet_jax.model.pool import average_pool
 
 CLASSES = 10

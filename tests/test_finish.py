@@ -11,8 +11,8 @@ from test_data import RANDOM, open_dataset
 
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.learning.finish import finisher
-from alexnet_jax.model.architectures import Conv
 from alexnet_jax.model.conv import to_blocks
+from alexnet_jax.model.layer_types import Conv
 from alexnet_jax.runs import scoring
 
 MEAN = np.random.default_rng(0).uniform(0, 255, (40, 40, 3))

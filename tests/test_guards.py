@@ -10,8 +10,8 @@ import pytest
 from alexnet_jax.cli.errors import TrainingStopped, UserError
 from alexnet_jax.learning import health, optimizer, steps
 from alexnet_jax.model import AlexNet, Architecture
-from alexnet_jax.model.architectures import Activation, Conv, Dense, MaxPool
 from alexnet_jax.model.build import abstract_params
+from alexnet_jax.model.layer_types import Activation, Conv, Dense, MaxPool
 from alexnet_jax.runs import guards
 from configs import digits
 

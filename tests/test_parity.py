@@ -21,7 +21,7 @@ from alexnet_jax.model import (
   AlexNet,
   local_response_normalization,
 )
-from alexnet_jax.model.architectures import LRN
+from alexnet_jax.model.layer_types import LRN
 
 
 def test_each_network_has_a_reference():

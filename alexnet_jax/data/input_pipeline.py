@@ -23,7 +23,7 @@ from alexnet_jax.data import faults, preprocess, streams
 from alexnet_jax.data.classes import Classes
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing, at_epoch
-from alexnet_jax.model.architectures import Blocks
+from alexnet_jax.model.layer_types import Blocks
 
 Batch = dict[str, np.ndarray]
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.model import AlexNet
-from alexnet_jax.model.architectures import Blocks
 from alexnet_jax.model.conv import to_blocks
+from alexnet_jax.model.layer_types import Blocks
 
 Finish = Callable[[dict[str, jax.Array]], jax.Array]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from alexnet_jax.learning.finish import Finish, finished_on_host
 from alexnet_jax.model import AlexNet
-from alexnet_jax.model.architectures import Activation
+from alexnet_jax.model.layer_types import Activation
 
 Health = dict[str, dict[str, float]]
 

@@ -2,7 +2,8 @@
 
 from alexnet_jax.model import cifar10
 from alexnet_jax.model.alexnet import AlexNet
-from alexnet_jax.model.architectures import ALEXNETS, Architecture
+from alexnet_jax.model.architectures import ALEXNETS
+from alexnet_jax.model.layer_types import Architecture
 from alexnet_jax.model.lrn import local_response_normalization
 
 # The values of `config.model.name`.

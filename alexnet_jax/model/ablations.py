@@ -8,7 +8,7 @@ has its own field (`model.dropout_rate`); lighting and crops are fields of
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from alexnet_jax.model.architectures import (
+from alexnet_jax.model.layer_types import (
   LRN,
   Architecture,
   Conv,

@@ -4,6 +4,7 @@ The module reads its layers from an `Architecture`; `architectures.py` has the
 networks themselves, `lrn.py` section 3.3 and `pool.py` section 3.4.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.model import architectures
+from alexnet_jax.model import layer_types
 from alexnet_jax.model.conv import conv2d, conv2d_of_blocks, local_conv2d
 from alexnet_jax.model.dense import add_bias, product
 from alexnet_jax.model.lrn import (
@@ -50,7 +51,7 @@ class AlexNet(nn.Module):
   To compute numbers, replace `jax.eval_shape(f, ...)` by `jax.jit(f)(...)`.
   """
 
-  architecture: architectures.Architecture
+  architecture: layer_types.Architecture
   num_classes: int = 1000
   dtype: jnp.dtype = jnp.float32
   conv_batch: int | None = None
@@ -130,7 +131,7 @@ class AlexNet(nn.Module):
     convs = [
       Conv(layer, self.dtype, blocked and i == 0, name=name)
       for i, (name, layer) in enumerate(layers)
-      if isinstance(layer, architectures.Conv)
+      if isinstance(layer, layer_types.Conv)
     ]
     outputs: list[jax.Array] = []
     of_parts: list[dict[str, jax.Array]] = []
@@ -148,7 +149,7 @@ class AlexNet(nn.Module):
     x = _joined(outputs)
     found = {name: _joined([f[name] for f in of_parts]) for name in of_parts[0]}
     for name, layer in layers[len(convs) :]:
-      assert isinstance(layer, architectures.Dense)
+      assert isinstance(layer, layer_types.Dense)
       x = x.reshape(x.shape[0], -1)  # fc6's input: [N, 6 * 6 * 256]
       x = Dense(layer, self.num_classes, self.dtype, name=name)(x)
       x = self._then(name, layer, x, train, wanted, found)
@@ -164,11 +165,11 @@ class AlexNet(nn.Module):
     height, width, channels = images.shape[1:]
     side, first = arch.block_size, arch.layers[0]
     blocked = side > 1 and channels == 3 * side**2
-    if blocked and isinstance(first, architectures.Conv):
+    if blocked and isinstance(first, layer_types.Conv):
       # The padding is not part of the images.
       height, width = (side * n - sum(first.padding) for n in (height, width))
-    if architectures.maps_size(layers, min(height, width)) < 1:
-      least = architectures.smallest_input(layers)
+    if layer_types.maps_size(layers, min(height, width)) < 1:
+      least = layer_types.smallest_input(layers)
       raise ValueError(
         f'images of {height}x{width} pixels are too small for {arch.name!r},'
         f' which needs at least {least}x{least}'
@@ -180,7 +181,7 @@ class AlexNet(nn.Module):
     wanted = wanted or ()
     found |= {key: x for key in (f'{name}/linear', name) if key in wanted}
     for op in layer.then:
-      scope = architectures.scope_name(name, op)
+      scope = layer_types.scope_name(name, op)
       with jax.named_scope(scope):
         x = self._apply(op, x, train)
       if scope in wanted:
@@ -189,11 +190,11 @@ class AlexNet(nn.Module):
 
   def _apply(self, op, x, train):
     match op:
-      case architectures.Activation():
+      case layer_types.Activation():
         return (
           nn.relu(x) if self.architecture.activation == 'relu' else jnp.tanh(x)
         )
-      case architectures.LRN():
+      case layer_types.LRN():
         return local_response_normalization(
           x,
           size=op.size,
@@ -202,15 +203,15 @@ class AlexNet(nn.Module):
           beta=op.beta,
           groups=op.groups,
         )
-      case architectures.SpatialLRN():
+      case layer_types.SpatialLRN():
         return spatial_response_normalization(
           x, size=op.size, k=op.k, alpha=op.alpha, beta=op.beta
         )
-      case architectures.MaxPool():
+      case layer_types.MaxPool():
         return max_pool(x, op.window, op.stride)
-      case architectures.AvgPool():
+      case layer_types.AvgPool():
         return average_pool(x, op)
-      case architectures.Dropout():
+      case layer_types.Dropout():
         x = nn.Dropout(op.rate, deterministic=not train)(x)
         return x * (1 - op.rate) if op.scale_at == 'test' else x
     raise TypeError(f'unknown operation {op!r}')
@@ -219,7 +220,7 @@ class AlexNet(nn.Module):
 class Conv(nn.Module):
   """A convolution with the initial weights of section 5."""
 
-  layer: architectures.Conv
+  layer: layer_types.Conv
   dtype: jnp.dtype
   blocked: bool = False
 
@@ -260,7 +261,7 @@ class Conv(nn.Module):
 class Dense(nn.Module):
   """A fully connected layer with the initial weights of section 5."""
 
-  layer: architectures.Dense
+  layer: layer_types.Dense
   num_classes: int
   dtype: jnp.dtype
 
@@ -296,7 +297,8 @@ def _initializers(layer, fan_in):
       nn.initializers.normal(layer.weight_std),
       nn.initializers.constant(layer.bias),
     )
-  bound = architectures.torch_uniform_bound(fan_in)
+  # PyTorch's default, kaiming_uniform with a = sqrt(5).
+  bound = 1 / math.sqrt(fan_in)
 
   def uniform(key, shape, dtype=jnp.float32):
     return jax.random.uniform(key, shape, dtype, -bound, bound)

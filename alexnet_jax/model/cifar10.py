@@ -13,7 +13,7 @@
 cuda-convnet rounds the sizes of pooled maps up; these networks round down.
 """
 
-from alexnet_jax.model.architectures import (
+from alexnet_jax.model.layer_types import (
   LRN,
   Activation,
   Architecture,

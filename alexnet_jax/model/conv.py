@@ -17,8 +17,8 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 
 from alexnet_jax.model import eigen, onednn
-from alexnet_jax.model.architectures import Blocks
 from alexnet_jax.model.dense import add_bias, bias_gradient
+from alexnet_jax.model.layer_types import Blocks
 from alexnet_jax.model.lrn import at_least_float32
 
 eigen.prefer()

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from alexnet_jax.model.architectures import AvgPool
+from alexnet_jax.model.layer_types import AvgPool
 from alexnet_jax.model.lrn import at_least_float32
 
 

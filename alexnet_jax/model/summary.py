@@ -1,6 +1,6 @@
 """The table of layers that training prints before its first step."""
 
-from alexnet_jax.model.architectures import (
+from alexnet_jax.model.layer_types import (
   LRN,
   Architecture,
   AvgPool,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from alexnet_jax.model.architectures import Architecture, Conv
+from alexnet_jax.model.layer_types import Architecture, Conv
 
 Params = dict[str, dict[str, np.ndarray]]
 Shapes = tuple[tuple[int, ...], tuple[int, ...]]  # Weight and bias.

@@ -23,7 +23,7 @@ class Pretrained(NamedTuple):
     preprocessing: how an image becomes the network's input.
     step: the checkpoint's step; 0 for converted weights.
     best_step: the step with the lowest validation error.
-    dropout_scaling: 'train' or 'test'; see `architectures.Dropout`.
+    dropout_scaling: 'train' or 'test'; see `layer_types.Dropout`.
   """
 
   model: AlexNet
