@@ -10,7 +10,7 @@ comma := ,
 # The environment is updated when one of these files changes.
 PINS := setup.cfg requirements.txt requirements-pinned.txt
 
-.PHONY: train test test-long report chaos chaos-gcs parity test-latest test-tpu test-gpu-compile test-onnx test-browser lint format bench venv clean
+.PHONY: train test test-long report chaos chaos-gcs parity test-latest test-tpu test-gpu-compile test-browser lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -72,18 +72,6 @@ test-gpu-compile: .venv-gpu
 	$@/bin/pip install -q -c requirements-pinned.txt -e '.[cuda]' pytest
 	touch $@
 
-# ONNX, in a separate environment: its packages conflict with ours.
-test-onnx: .venv-onnx $(VENV)/.base
-	MAIN_PYTHON=$(BIN)/python .venv-onnx/bin/python -m pytest -q -s \
-	  --noconftest -W default tests/onnx_export.py
-
-.venv-onnx: requirements-onnx.txt
-	@test -x $@/bin/python || $(CHECK_PYTHON)
-	test -x $@/bin/python || $(PYTHON) -m venv $@
-	$@/bin/pip install -q -r requirements-onnx.txt
-	$@/bin/pip install -q --no-deps -e .
-	touch $@
-
 # Opens the report in Chromium (Debian: apt-get install chromium).
 test-browser: $(VENV)/.test $(VENV)/.browser
 	$(BIN)/python -m pytest -q -s tests/browser.py
@@ -124,4 +112,4 @@ $(VENV)/.test: $(VENV)/.base
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-latest .venv-onnx .venv-gpu build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-latest .venv-gpu build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -56,12 +56,16 @@ def test_stablehlo_in_a_fresh_process(small_network, tmp_path, capsys):
     (['absent/net.stablehlo'], 'no folder'),
     (['net.stablehlo', '--step=3'], "no checkpoint '3'"),
     (['net.stablehlo', '--workdir=absent'], 'no checkpoint in'),
-    (['net.onnx'], r'make \.venv-onnx'),
+    (['net.onnx'], 'onnx is required .* make venv EXTRAS=onnx'),
+    (['net.stablehlo', '--layout=NCHW'], 'is for .onnx'),
   ],
 )
 def test_refusals(small_network, tmp_path, monkeypatch, arguments, match):
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setitem(sys.modules, 'jax2onnx', None)  # Not installed.
+  monkeypatch.setitem(sys.modules, 'onnx', None)  # Not installed.
+  monkeypatch.delitem(
+    sys.modules, 'alexnet_jax.pretrained.onnx_export', raising=False
+  )
   with pytest.raises(UserError, match=match):
     export.main([f'--workdir={small_network}', *arguments])
   assert not list(tmp_path.iterdir())
