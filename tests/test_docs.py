@@ -37,7 +37,7 @@ PLACEHOLDERS = {
 RUN_HERE = (
   'alexnet_jax.convert alexnet-owt-7be5be79.pth',
   'alexnet_jax.predict photo.jpg',
-  'alexnet_jax.export net.stablehlo',
+  'alexnet_jax.export net.',
   '--config=configs/digits.py',
   'alexnet_jax.report results',
 )
