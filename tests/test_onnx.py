@@ -19,8 +19,14 @@ from alexnet_jax import export
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.model.ablations import ablated
-from alexnet_jax.model.architectures import LRN, Conv, Dense, SpatialLRN
 from alexnet_jax.model.build import abstract_params
+from alexnet_jax.model.layer_types import (
+  LRN,
+  AvgPool,
+  Conv,
+  Dense,
+  SpatialLRN,
+)
 from alexnet_jax.pretrained import Pretrained, load
 from alexnet_jax.pretrained.onnx_export import Graph, average_pool, to_onnx
 
@@ -105,10 +111,11 @@ def test_a_network_of_full_width_agrees():
 
 
 def test_another_crop_size():
-  """owt at 195 pixels: fc6 takes maps of 5 x 5 instead of 6 x 6."""
-  network = random_network(narrow(ARCHITECTURES['owt']), size=195)
-  assert network.params['fc6']['kernel'].shape == (5 * 5 * 256, 64)
-  check(network)
+  """At 195 pixels maps are 5 x 5; torchvision averages its own to 6 x 6."""
+  for name, side in (('owt', 5), ('torchvision', 6)):
+    network = random_network(narrow(ARCHITECTURES[name]), size=195)
+    assert network.params['fc6']['kernel'].shape == (side * side * 256, 64)
+    check(network)
 
 
 @pytest.mark.parametrize(
@@ -219,12 +226,8 @@ def test_adaptive_average_pooling_equals_pytorchs(side):
   torch = pytest.importorskip(
     'torch', reason='NEEDS PYTORCH: make venv EXTRAS=test'
   )
-  bins = [(i * side // 6, -(-(i + 1) * side // 6)) for i in range(6)]
-  matrix = np.zeros((6, side))
-  for row, (start, end) in zip(matrix, bins, strict=True):
-    row[start:end] = 1 / (end - start)
   graph = Graph()
-  average_pool(graph, 'maps', 'pool', matrix)
+  average_pool(graph, 'maps', 'pool', AvgPool(6), side)
   model = graph.model('test', {'maps': [3, side, side]}, {'pool': [3, 6, 6]})
   onnx.checker.check_model(model, full_check=True)
   maps = np.random.default_rng(0).normal(size=(2, 3, side, side))

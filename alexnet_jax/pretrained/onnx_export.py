@@ -20,7 +20,7 @@ from onnx import helper, numpy_helper
 
 from alexnet_jax import __version__
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.model import architectures
+from alexnet_jax.model import layer_types
 from alexnet_jax.pretrained.layouts import from_params
 from alexnet_jax.pretrained.loading import Pretrained
 
@@ -120,8 +120,8 @@ def to_onnx(
     x = graph.node('Transpose', [x], 'images/nchw', perm=[0, 3, 1, 2])
   weights = from_params(arch, network.params)
   flat = False
-  for name, layer in zip(arch.layer_names, arch.layers, strict=True):
-    if isinstance(layer, architectures.Dense):
+  for name, layer, side, _ in arch.layer_inputs(size):
+    if isinstance(layer, layer_types.Dense):
       if not flat:
         x, flat = graph.node('Flatten', [x], 'flatten', axis=1), True
       x = _dense(graph, x, name, weights[name])
@@ -129,9 +129,13 @@ def to_onnx(
       x = _conv(graph, x, name, layer, weights[name])
     else:
       x = _local_conv(graph, x, name, layer, network.params[name])
+    if isinstance(layer, layer_types.Conv):
+      side = layer.output_size(side)
     for op in layer.then:
       op_name = graph.unused(_op_name(arch, name, op))
-      x = _apply(graph, x, op_name, op, arch.activation)
+      x = _apply(graph, x, op_name, op, arch.activation, side)
+      if isinstance(op, layer_types.MaxPool):
+        side = op.output_size(side)
   graph.nodes[-1].output[0] = 'logits'
   graph.node('Softmax', ['logits'], 'probabilities', axis=1)
   classes = [network.model.num_classes]
@@ -151,10 +155,10 @@ def _check_bytes(network):
 
 
 def _op_name(arch, layer_name, op):
-  if isinstance(op, architectures.Activation):
+  if isinstance(op, layer_types.Activation):
     number = layer_name.removeprefix('conv').removeprefix('fc')
     return f'{arch.activation}{number}'
-  return architectures.scope_name(layer_name, op)
+  return layer_types.scope_name(layer_name, op)
 
 
 def _conv(graph, x, name, layer, weights):
@@ -218,15 +222,15 @@ def _dense(graph, x, name, weights):
   )
 
 
-def _apply(graph, x, name, op, activation):
+def _apply(graph, x, name, op, activation, side):
   match op:
-    case architectures.Activation():
+    case layer_types.Activation():
       return graph.node({'relu': 'Relu', 'tanh': 'Tanh'}[activation], [x], name)
-    case architectures.LRN():
+    case layer_types.LRN():
       return _lrn(graph, x, name, op)
-    case architectures.SpatialLRN():
+    case layer_types.SpatialLRN():
       return _spatial_lrn(graph, x, name, op)
-    case architectures.MaxPool(window=window, stride=stride):
+    case layer_types.MaxPool(window=window, stride=stride):
       return graph.node(
         'MaxPool',
         [x],
@@ -234,7 +238,9 @@ def _apply(graph, x, name, op, activation):
         kernel_shape=[window] * 2,
         strides=[stride] * 2,
       )
-    case architectures.Dropout(rate=rate, scale_at=scale_at):
+    case layer_types.AvgPool():
+      return x if side == op.size else average_pool(graph, x, name, op, side)
+    case layer_types.Dropout(rate=rate, scale_at=scale_at):
       if scale_at == 'train':
         return x
       kept = graph.constant(f'{name}/kept', 1 - rate)
@@ -287,19 +293,28 @@ def _spatial_lrn(graph, x, name, op):
   return graph.node('Div', [x, norm], name)
 
 
-def average_pool(graph: Graph, x: str, name: str, matrix: np.ndarray) -> str:
-  """Adds adaptive average pooling of square maps and returns its output.
+def average_pool(
+  graph: Graph, x: str, name: str, op: layer_types.AvgPool, side: int
+) -> str:
+  """Adds averages of square maps, two products with matrices.
 
   Args:
     graph: the graph.
-    x: the maps, `[N, channels, H, H]`.
+    x: the maps, `[N, channels, side, side]`.
     name: of the pooling.
-    matrix: `[size, H]`; row i has the weights of output i along an axis.
+    op: the pooling.
+    side: height and width of the maps, in pixels.
 
-  Example, the mean of maps of 4 x 4:
-    >>> average_pool(Graph(), 'maps', 'pool5', np.full((1, 4), 0.25))
-    'pool5'
+  Returns:
+    The name of its output, `[N, channels, op.size, op.size]`.
+
+  Example:
+    >>> average_pool(Graph(), 'maps', 'avgpool5', layer_types.AvgPool(6), 9)
+    'avgpool5'
   """
+  matrix = np.zeros((op.size, side))
+  for row, (start, end) in zip(matrix, op.bins(side), strict=True):
+    row[start:end] = 1 / (end - start)
   rows = graph.constant(f'{name}/rows', matrix)
   columns = graph.constant(f'{name}/columns', matrix.T)
   pooled = graph.node('MatMul', [rows, x], f'{name}/pooled_rows')
