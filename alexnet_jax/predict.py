@@ -11,11 +11,15 @@ are shown on white. A file that cannot be read is named, and the others go on;
 
 --features writes fc7 after its ReLU: FILE.npz holds the arrays `features`
 [N, 4096] and `paths` [N]; FILE.npy holds the features, and FILE.txt the paths.
+With --layers=conv3,fc6 FILE.npz holds an array a layer under its name instead;
+conv3/linear is conv3 before its ReLU. docs/features.md lists the names.
 --plot draws the first 40 images in the style of the paper's Figure 4.
 
 Example:
   python -m alexnet_jax.predict photo.jpg --workdir=runs/torchvision
   python -m alexnet_jax.predict photos --workdir=runs/torchvision --csv
+  python -m alexnet_jax.predict photos --workdir=runs/torchvision \\
+    --features=photos.npz --layers=conv3,fc6
 
 Exit status: 0 at least one image was read; 2 an argument is wrong, or no image
 can be read, and no file is written; 3 a file cannot be written.
@@ -81,11 +85,17 @@ def main(argv: list[str]) -> None:
     help='write fc7 features, to FILE.npz or FILE.npy (default: no)',
   )
   parser.add_argument(
+    '--layers',
+    metavar='NAMES',
+    help='layers that --features writes instead, such as conv3,fc6',
+  )
+  parser.add_argument(
     '--plot', metavar='FILE.png', help='draw images and classes (default: no)'
   )
   flags = parser.parse_args(argv)
   if flags.batch_size < 1:
     raise UserError(f'--batch_size={flags.batch_size} must be at least 1')
+  layers = _split(flags.layers, flags.features)
   for option, suffixes in _SUFFIXES.items():
     path = getattr(flags, option)
     if path and not path.endswith(suffixes):
@@ -106,6 +116,8 @@ def main(argv: list[str]) -> None:
   ):
     raise UserError(f'--plot={flags.plot} is one of the images')
   network = pretrained.load(flags.workdir, flags.step)
+  if layers:
+    inference.check_layers(network, layers)
   output = Output(flags.form)
   classes_of: dict[str, list[dict[str, Any]]] = {}
   start = time.monotonic()
@@ -118,7 +130,7 @@ def main(argv: list[str]) -> None:
       tqdm(total=len(paths), unit='image', disable=None)
     )
     read = 0
-    for image in inference.predict(network, paths, flags.batch_size):
+    for image in inference.predict(network, paths, flags.batch_size, layers):
       bar.update()
       if image.probabilities is None or image.features is None:
         text = f'cannot read {escaped(image.path)}: {image.error}'
@@ -133,7 +145,8 @@ def main(argv: list[str]) -> None:
       )
       output.add(image.path, classes)
       if file:
-        file.add(image.path, image.features)
+        features = image.features
+        file.add(image.path, features if layers else {'features': features})
       if len(classes_of) < _PLOTTED:
         classes_of[image.path] = classes
     if not read:
@@ -153,6 +166,21 @@ def main(argv: list[str]) -> None:
     f'{speed:,.0f} images/s',
     file=sys.stderr,
   )
+
+
+def _split(names: str | None, file: str | None) -> list[str] | None:
+  """Returns the names of --layers; checks that --features can hold them."""
+  if names is None:
+    return None
+  if not file:
+    raise UserError(f'--layers={names} needs --features=FILE.npz')
+  layers = list(dict.fromkeys(names.split(',')))
+  if len(layers) > 1 and file.endswith('.npy'):
+    raise UserError(
+      f'--features={file} holds a single layer: give FILE.npz for '
+      f'--layers={names}'
+    )
+  return layers
 
 
 class Output:

@@ -17,6 +17,7 @@ from test_preprocess import eval_views
 from alexnet_jax import predict, pretrained
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import imagenet
+from alexnet_jax.data import images as image_files
 from alexnet_jax.pretrained import inference
 
 SYNSETS = conftest.SYNSETS
@@ -86,6 +87,39 @@ def test_json_and_features(small_network, folder, tmp_path, capsys):
     )
 
 
+def test_features_of_layers(small_network, folder, tmp_path):
+  arguments = [str(folder), f'--workdir={small_network}', '--batch_size=4']
+  layers = ('conv3', 'conv1/linear', 'fc6')
+  predict.main(
+    [*arguments, f'--features={tmp_path / "out.npz"}',
+     f'--layers={",".join(layers)}']
+  )  # fmt: skip
+  network = pretrained.load(small_network)
+  paths = inference.find_images([str(folder)])
+  images = np.stack(
+    [
+      eval_views(image_files.read(path), network.preprocessing, 1)[0]
+      for path in paths
+    ]
+  )
+  expected = jax.jit(network.model.apply, static_argnames=('method', 'layers'))(
+    {'params': network.params}, images, method='features', layers=layers
+  )
+  with np.load(tmp_path / 'out.npz') as saved:
+    assert set(saved) == {*layers, 'paths'}
+    assert list(saved['paths']) == paths
+    for name in layers:
+      assert saved[name].dtype == np.float32
+      np.testing.assert_allclose(
+        saved[name], expected[name], rtol=1e-4, atol=1e-4
+      )
+  predict.main(
+    [*arguments, f'--features={tmp_path / "out.npy"}', '--layers=pool5']
+  )
+  assert np.load(tmp_path / 'out.npy').shape == (5, 1, 1, 256)
+  assert (tmp_path / 'out.txt').read_text().splitlines() == paths
+
+
 def test_text_and_plot(small_network, folder, tmp_path, capsys):
   plot = tmp_path / 'plot.png'
   predict.main([str(folder), f'--workdir={small_network}', f'--plot={plot}'])
@@ -121,6 +155,13 @@ def test_classes_without_names():
     (['FOLDER/more/z.png', '--plot=FOLDER/more/z.png'], 'one of the images'),
     (['nosuch://bucket/a.jpg'], 'nosuch://bucket/a.jpg'),
     (['FOLDER', '--color=red'], '--color=red'),
+    (['FOLDER', '--layers=fc9'], "no layer 'fc9' in 'torchvision', which has "),
+    (['FOLDER', '--layers='], "no layer ''"),
+    (
+      ['FOLDER', '--layers=fc6', '--features='],
+      '--layers=fc6 needs --features',
+    ),
+    (['FOLDER', '--layers=fc6,fc7', '--features=a.npy'], 'give FILE.npz'),
     ([], 'IMAGE'),
   ],
 )

@@ -24,13 +24,14 @@ class Prediction(NamedTuple):
   Attributes:
     path: the file's.
     probabilities: float32 `[num_classes]`; None if the file cannot be read.
-    features: fc7 after its ReLU, float32 `[4096]`; None likewise.
+    features: fc7 after its ReLU, float32 `[4096]`; with `layers`, a dict of one
+      float32 array a layer; None if the file cannot be read.
     error: why the file cannot be read.
   """
 
   path: str
   probabilities: np.ndarray | None = None
-  features: np.ndarray | None = None
+  features: Any = None
   error: str | None = None
 
 
@@ -78,7 +79,10 @@ def read_image(path: str) -> np.ndarray:
 
 
 def predict(
-  network: Pretrained, paths: Sequence[str], batch_size: int = 32
+  network: Pretrained,
+  paths: Sequence[str],
+  batch_size: int = 32,
+  layers: Sequence[str] | None = None,
 ) -> Iterator[Prediction]:
   """Computes class probabilities and features of image files.
 
@@ -86,14 +90,22 @@ def predict(
     network: the network, of a workdir.
     paths: the files', local or gs://. They need not fit in memory.
     batch_size: images per batch.
+    layers: those whose features are wanted, as for `AlexNet.features`; the
+      default is fc7.
 
   Yields:
     A prediction for each file, in order.
 
   Raises:
-    UserError: the network returns values that are not finite.
+    UserError: there is no such layer, or the network returns values that are
+      not finite.
   """
-  step = jax.jit(functools.partial(probabilities_and_features, network.model))
+  if layers is not None:
+    check_layers(network, layers)
+    layers = tuple(layers)
+  step = jax.jit(
+    functools.partial(probabilities_and_features, network.model, layers=layers)
+  )
   params = jax.device_put(network.params)
   batch: list[tuple[str, np.ndarray | str]] = []
   for path, view in _views(network, paths, 2 * batch_size):
@@ -110,7 +122,10 @@ def _predict(step, params, batch) -> Iterator[Prediction]:
     probabilities, features = jax.device_get(step(params, np.stack(views)))
     if not np.isfinite(probabilities).all():
       raise UserError('the network returns values that are not finite')
-    rows = iter(zip(probabilities, features, strict=True))
+    rows = iter(
+      (row, jax.tree.map(lambda x, i=i: x[i], features))
+      for i, row in enumerate(probabilities)
+    )
   for path, view in batch:
     if isinstance(view, str):
       yield Prediction(path, error=view)
@@ -141,14 +156,36 @@ def _views(
   yield from zip(paths, images.map_ahead(view, paths, ahead), strict=True)
 
 
+def check_layers(network: Pretrained, layers: Sequence[str]) -> None:
+  """Checks the names of layers.
+
+  Raises:
+    UserError: the network has no such layer.
+  """
+  try:
+    network.model.architecture.up_to(layers)
+  except ValueError as error:
+    raise UserError(f'{error} (--layers)') from error
+
+
 def probabilities_and_features(
-  model: AlexNet, params: Any, images: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Computes softmax `[N, num_classes]` and fc7 `[N, 4096]`, both float32."""
+  model: AlexNet,
+  params: Any,
+  images: jax.Array,
+  layers: Sequence[str] | None = None,
+) -> tuple[jax.Array, Any]:
+  """Computes softmax `[N, num_classes]` and fc7 `[N, 4096]`, both float32.
+
+  With `layers`, a dict of their features takes the place of fc7.
+  """
   variables = {'params': params}
   logits: Any = model.apply(variables, images)
-  features: Any = model.apply(variables, images, method='features')
-  return jax.nn.softmax(logits), features.astype(np.float32)
+  features: Any = model.apply(
+    variables, images, layers=layers, method='features'
+  )
+  return jax.nn.softmax(logits), jax.tree.map(
+    lambda x: x.astype(np.float32), features
+  )
 
 
 def likeliest(
