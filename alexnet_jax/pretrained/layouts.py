@@ -102,22 +102,42 @@ def from_params(
     >>> again['conv3'][0].shape == shapes['conv3'][0]
     True
   """
-  maps = _first_dense_maps(architecture)
   weights = {}
   for name in architecture.layer_names:
     kernel, bias = params[name]['kernel'], params[name]['bias']
-    if kernel.ndim == 4:
-      weight = kernel.transpose(3, 2, 0, 1)
-    elif name in maps:
-      channels = maps[name][0]
-      # The run may have trained on crops of another size than the original.
-      size = math.isqrt(len(kernel) // channels)
-      weight = kernel.reshape(size, size, channels, -1).transpose(3, 2, 0, 1)
-      weight = weight.reshape(-1, len(kernel))
-    else:
-      weight = kernel.T
-    weights[name] = (np.ascontiguousarray(weight), np.asarray(bias))
+    weight = source_weight(architecture, name, kernel)
+    weights[name] = (weight, np.asarray(bias))
   return weights
+
+
+def source_weight(
+  architecture: Architecture, name: str, kernel: np.ndarray
+) -> np.ndarray:
+  """Converts one kernel to the layout of PyTorch and Caffe.
+
+  Args:
+    architecture: the network.
+    name: the layer's.
+    kernel: `[kh, kw, in / groups, out]` or `[in, out]`.
+
+  Example:
+    >>> from alexnet_jax.model import ARCHITECTURES
+    >>> kernel = np.zeros((5, 5, 48, 256))
+    >>> source_weight(ARCHITECTURES['caffe'], 'conv2', kernel).shape
+    (256, 48, 5, 5)
+  """
+  maps = _first_dense_maps(architecture)
+  if kernel.ndim == 4:
+    weight = kernel.transpose(3, 2, 0, 1)
+  elif name in maps:
+    channels = maps[name][0]
+    # The run may have trained on crops of another size than the original.
+    size = math.isqrt(len(kernel) // channels)
+    weight = kernel.reshape(size, size, channels, -1).transpose(3, 2, 0, 1)
+    weight = weight.reshape(-1, len(kernel))
+  else:
+    weight = kernel.T
+  return np.ascontiguousarray(weight)
 
 
 def _first_dense_maps(
