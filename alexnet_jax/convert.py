@@ -1,9 +1,15 @@
-"""Converts published weights to a workdir, or a workdir to a state dict.
+"""Converts a file of weights to a workdir, or a workdir to a state dict.
 
-SOURCE is one of:
-  a .pth, .pt, .tar or .safetensors file   a torchvision state dict
-  a .caffemodel file                       one of Caffe's two networks
+SOURCE is one of these; its format is found by its content, not by its name:
+  a state dict of torchvision's AlexNet    PyTorch's .pth, .pt, .ckpt, .bin or
+                                           .tar, or .safetensors
+  weights of Caffe's two networks          .caffemodel, .caffemodel.h5, or
+                                           bvlc_alexnet.npy
   a workdir of the network torchvision     converted back to a state dict
+
+A checkpoint may hold its state dict under any key, with prefixes such as
+`module.` before the names; what was chosen is printed. Nothing that a file
+holds is run.
 
 The published errors of Caffe's networks need --mean=imagenet_mean.binaryproto;
 Caffe's .npy form of it works, too.
@@ -18,15 +24,19 @@ Exit status: 0 done; 2 a file is missing or does not fit, and nothing is
 written; 3 the result cannot be written.
 """
 
+import argparse
 import sys
+from typing import Any
 
 from alexnet_jax.cli.command import Parser, quiet_imports, run
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import absolute, check_bucket, local_file
+from alexnet_jax.cli.terminal import printable
+
+_FOR_FILES = ('architecture', 'key', 'class_names', 'mean', 'std', 'crop_size')
 
 
-def main(argv: list[str]) -> None:
-  """Converts as the arguments say."""
+def _parser() -> Parser:
   parser = Parser('convert', __doc__)
   parser.add_argument(
     'source', metavar='SOURCE', help='what to convert, local or gs://'
@@ -42,52 +52,129 @@ def main(argv: list[str]) -> None:
     help='network of the weights (default: detected)',
   )
   parser.add_argument(
-    '--mean', metavar='FILE', help="Caffe's mean image (default: a mean color)"
+    '--key',
+    help='state dict to take if the file has several, such as model_ema',
+  )
+  parser.add_argument(
+    '--class_names',
+    metavar='FILE',
+    help='names of the outputs in order, one a line; or `imagenet` (default: '
+    "ImageNet's for a published file, otherwise unknown)",
+  )
+  parser.add_argument(
+    '--mean',
+    metavar='FILE|R,G,B',
+    help="Caffe's mean image, or a color in grey levels (default: ImageNet's "
+    'mean color)',
+  )
+  parser.add_argument(
+    '--std',
+    metavar='R,G,B',
+    type=_color,
+    help="standard deviation in grey levels (default: the network's)",
+  )
+  parser.add_argument(
+    '--crop_size',
+    metavar='PIXELS',
+    type=int,
+    help="side of the input (default: the network's)",
   )
   parser.add_argument(
     '--step', default='best', help='best (default), latest or a step number'
   )
-  flags = parser.parse_args(argv)
+  return parser
+
+
+def main(argv: list[str]) -> None:
+  """Converts as the arguments say."""
+  flags = _parser().parse_args(argv)
   source = absolute(flags.source)
   if not source.exists():
     raise UserError(f'no file or folder {flags.source!r} (SOURCE)')
   if source.is_dir():
-    if flags.mean or flags.architecture:
-      raise UserError('--mean and --architecture are for files, not workdirs')
+    given = [f for f in _FOR_FILES if getattr(flags, f) is not None]
+    if given:
+      raise UserError(f'--{given[0]} is for files, not workdirs')
     check_bucket(flags.dest, 'DEST')
     if '://' not in flags.dest and not absolute(flags.dest).parent.is_dir():
       raise UserError(f'no folder for {flags.dest} (DEST)')
 
   # These take seconds to import: --help and mistakes should not wait for them.
   with quiet_imports():
-    from alexnet_jax.data.imagenet import CAFFE_MEAN
-    from alexnet_jax.pretrained import conversion, torchvision
+    from alexnet_jax.pretrained import conversion, exporting
     from alexnet_jax.runs.params import params_digest
 
   dest = absolute(flags.dest)
-  suffixes = ', '.join(torchvision.SUFFIXES)
   if source.is_dir():
-    if dest.suffix not in torchvision.SUFFIXES:
-      raise UserError(f'{flags.dest} (DEST) must end in one of {suffixes}')
-    network = torchvision.write(str(dest), source, flags.step)
+    if dest.suffix not in exporting.STATE_DICTS:
+      raise UserError(
+        f'{flags.dest} (DEST) must end in one of '
+        f'{", ".join(exporting.STATE_DICTS)}'
+      )
+    network = exporting.write_state_dict(str(dest), source, flags.step)
     params, what = network.params, f'step {network.step}'
-  elif source.suffix in (*torchvision.SUFFIXES, '.tar', '.caffemodel'):
-    with local_file(source) as path:
-      name, params = conversion.to_workdir(
-        path, dest, flags.architecture, flags.mean
-      )
-    what = f'{name}, {len(params["fc8"]["bias"])} classes'
-    if 'caffe' in name and not flags.mean:
-      print(
-        f'without --mean, the mean color {CAFFE_MEAN} is subtracted; the '
-        'published errors need the mean image (imagenet_mean.binaryproto)'
-      )
   else:
-    raise UserError(
-      f'{flags.source} (SOURCE) must be a workdir, or end in one of '
-      f'.caffemodel, .tar, {suffixes}'
-    )
+    with local_file(source) as path:
+      converted = conversion.to_workdir(
+        path, dest, conversion.Options(**_options(flags))
+      )
+    params = converted.params
+    what = f'{converted.network}, {len(params["fc8"]["bias"])} classes'
+    for note in converted.notes:
+      print(printable(note))
   print(f'{what}, params_digest {params_digest(params)}\nconverted: {dest}')
+
+
+def _options(flags: argparse.Namespace) -> dict[str, Any]:
+  """The fields of `conversion.Options`."""
+  options = {name: getattr(flags, name) for name in _FOR_FILES}
+  if flags.class_names is not None:
+    options['class_names'] = _names(flags.class_names)
+  if flags.mean is not None and _is_color(flags.mean):
+    options['mean'] = _color(flags.mean)
+  if flags.std and min(flags.std) <= 0:
+    raise UserError('the three numbers of --std must be positive')
+  for name in ('mean', 'std'):
+    levels = options[name]
+    # Caffe's std is 1, and a mean of 0 is none.
+    if isinstance(levels, tuple) and any(levels) and max(levels) < 1:
+      raise UserError(
+        f'--{name}={",".join(f"{level:g}" for level in levels)} must be in '
+        'grey levels, 0 to 255: multiply it by 255'
+      )
+  return options
+
+
+def _is_color(text: str) -> bool:
+  try:
+    _color(text)
+  except argparse.ArgumentTypeError:
+    return False
+  return True
+
+
+def _color(text: str) -> tuple[float, ...]:
+  """Three numbers, with commas between them."""
+  try:
+    levels = tuple(map(float, text.split(',')))
+  except ValueError:
+    levels = ()
+  if len(levels) != 3 or not all(abs(level) < 1e6 for level in levels):
+    raise argparse.ArgumentTypeError(f'{text!r} is not R,G,B')
+  return levels
+
+
+def _names(path: str) -> list[str]:
+  """The lines of a file, or ImageNet's synsets."""
+  from alexnet_jax.data import imagenet
+
+  if path == 'imagenet':
+    return list(imagenet.synsets())
+  try:
+    with open(path, encoding='utf-8-sig') as file:
+      return [line.strip() for line in file.read().rstrip().splitlines()]
+  except (OSError, UnicodeError) as error:
+    raise UserError(f'cannot read {path} (--class_names): {error}') from error
 
 
 if __name__ == '__main__':

@@ -4,32 +4,46 @@ They are `caffe` (bvlc_alexnet) and `caffenet` (bvlc_reference_caffenet).
 """
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import imagenet
-from alexnet_jax.pretrained import caffe_protobuf
-from alexnet_jax.pretrained.tensors import Tensor
+from alexnet_jax.model import ALEXNETS
+from alexnet_jax.pretrained import caffe_hdf5, caffe_protobuf, numpy_pickle
+from alexnet_jax.pretrained.tensors import Tensor, Weights
+
+_LAYERS = ALEXNETS['caffe'].layer_names
 
 
-def read(
-  path: str, architecture: str | None = None
-) -> tuple[str, dict[str, Tensor]]:
-  """Reads a .caffemodel.
+def read(path: str, kind: str, architecture: str | None = None) -> Weights:
+  """Reads the tensors of one of the two networks.
 
   Args:
     path: the file's.
-    architecture: 'caffe' or 'caffenet', needed only if the file holds no
-      layers but those with weights.
-
-  Returns:
-    'caffe' or 'caffenet', and the tensors by name, such as `conv1.weight`.
+    kind: 'protobuf' (a .caffemodel), 'hdf5' (Caffe's .caffemodel.h5), 'numpy'
+      or 'pickle' (a dict of arrays, such as bvlc_alexnet.npy).
+    architecture: 'caffe' or 'caffenet', needed only if the file does not say.
 
   Raises:
     UserError: the file cannot be read, or is not of this architecture.
   """
+  found: str | None = None
+  if kind == 'protobuf':
+    found, tensors = _read_protobuf(path)
+  elif kind == 'hdf5':
+    tensors = caffe_hdf5.read(path)
+  else:
+    found, tensors = numpy_pickle.read(path, kind)
+  network = _choose(path, found, architecture)
+  tensors, notes = with_head(tensors)
+  return Weights(path, network, tensors, notes)
+
+
+def _read_protobuf(path: str) -> tuple[str | None, dict[str, Tensor]]:
+  """Reads a .caffemodel: the network, if it says which, and its tensors."""
   tensors: dict[str, Tensor] = {}
   # The two have the same shapes: what follows conv1 identifies the network.
   network, current = None, ''
@@ -44,11 +58,11 @@ def read(
       if name in tensors:
         raise UserError(f'{path} has the tensor {name} twice')
       tensors[name] = tensor
-  return _choose(path, network, architecture), tensors
+  return network, tensors
 
 
 def _choose(path: str, found: str | None, asked: str | None) -> str:
-  """The network of a file, by the order of its layers or as the user says."""
+  """The network of a file, as the file or as the user says."""
   name = found or asked
   if name not in ('caffe', 'caffenet'):
     raise UserError(
@@ -63,18 +77,53 @@ def _choose(path: str, found: str | None, asked: str | None) -> str:
   return name
 
 
-def preprocessing(mean: str | None) -> dict[str, Any]:
-  """Returns the fields of `Preprocessing` that Caffe's networks need.
+def with_head(
+  tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+  """Gives a fine-tuned network's last layer the name that it had before.
+
+  Caffe's recipe for fine-tuning is to rename the layer that is to be learned
+  anew.
 
   Args:
-    mean: path of the mean image; the mean color is subtracted if None.
+    tensors: of a file, by name.
+
+  Returns:
+    The tensors; and a line that says what was renamed, if anything was.
+
+  Example:
+    >>> values = lambda: np.zeros(0)
+    >>> found, notes = with_head({
+    ...   'fc8_flickr.weight': Tensor((20, 4096), values),
+    ...   'fc8_flickr.bias': Tensor((20,), values)})
+    >>> list(found), notes
+    (['fc8.weight', 'fc8.bias'], ('last layer: fc8_flickr, 20 outputs',))
   """
-  return {
-    'resize': 'warp',
-    'mean': read_mean(mean) if mean else np.asarray(imagenet.CAFFE_MEAN),
-    'mean_crop': 'same',
-    'std': np.ones(3),
+  head, inputs = _LAYERS[-1], 4096
+  others = {name.rpartition('.')[0] for name in tensors} - {*_LAYERS}
+  if f'{head}.weight' in tensors or len(others) != 1:
+    return dict(tensors), ()
+  (other,) = others
+  weight = tensors.get(f'{other}.weight')
+  if not weight or len(weight.shape) != 2 or weight.shape[1] != inputs:
+    return dict(tensors), ()
+  renamed = {
+    f'{head}.{name.rpartition(".")[2]}'
+    if name.rpartition('.')[0] == other
+    else name: tensor
+    for name, tensor in tensors.items()
   }
+  return renamed, (f'last layer: {other}, {weight.shape[0]} outputs',)
+
+
+# The fields of `Preprocessing` that Caffe's networks need, with a mean color in
+# place of the mean image.
+PREPROCESSING: dict[str, Any] = {
+  'resize': 'warp',
+  'mean': np.asarray(imagenet.CAFFE_MEAN),
+  'mean_crop': 'same',
+  'std': np.ones(3),
+}
 
 
 def read_mean(path: str) -> np.ndarray:

@@ -52,6 +52,12 @@ _SCHEMA = {
 }
 _REPEATED = ('dim', 'data', 'double_data', 'blobs', 'layers', 'layer')
 _V1_TYPES = {15: 'LRN', 17: 'Pooling'}
+# What a file should be, for messages.
+_MEANINGS = {
+  'NetParameter': 'a file of weights in a known format: PyTorch (zip or '
+  'pickle), safetensors, Caffe (protobuf or HDF5) or NumPy',
+  'BlobProto': 'a mean image of Caffe (BlobProto)',
+}
 # Protobuf's limit for a message.
 _MAX_BYTES = 2**31 - 1
 
@@ -83,7 +89,9 @@ def read_layers(path: str) -> list[Layer]:
   ]
   layers += [Layer(layer.name, layer.type, layer.blobs) for layer in net.layer]
   if not layers:
-    raise UserError(f'{path} is not a .caffemodel: it has no layers')
+    raise UserError(
+      f'{path} is not {_MEANINGS["NetParameter"]}: it has no layers'
+    )
   return layers
 
 
@@ -149,9 +157,7 @@ def parse(name: str, path: str) -> Any:
   except OSError as error:
     raise UserError(f'cannot read {path}: {error}') from error
   except message.DecodeError as error:
-    raise UserError(
-      f'{path} is truncated or not a Caffe {name}: {error}'
-    ) from error
+    raise UserError(f'{path} is truncated, or not {_MEANINGS[name]}') from error
   return parsed
 
 

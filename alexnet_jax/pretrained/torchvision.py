@@ -1,24 +1,23 @@
-"""Reads and writes state dicts of torchvision's AlexNet."""
+"""Finds the state dict of torchvision's AlexNet in a file of PyTorch's."""
 
-import functools
-import os
-import pathlib
-import warnings
-import zipfile
-from collections.abc import Mapping
-from typing import Any
+import collections
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.cli.files import write_file
+from alexnet_jax.cli.terminal import printable
 from alexnet_jax.data import imagenet
-from alexnet_jax.pretrained.layouts import from_params, source_shapes
-from alexnet_jax.pretrained.loading import Pretrained, load
-from alexnet_jax.pretrained.tensors import Tensor
-
-SUFFIXES = ('.pth', '.pt', '.safetensors')
+from alexnet_jax.model import ALEXNETS
+from alexnet_jax.pretrained import torch_files
+from alexnet_jax.pretrained.tensors import (
+  Tensor,
+  Weights,
+  expected_shapes,
+  mismatch,
+)
 
 # Layer: its name in torchvision/models/alexnet.py.
 NAMES = {
@@ -33,139 +32,230 @@ NAMES = {
 }
 
 # The fields of `Preprocessing` that torchvision's weights need.
-PREPROCESSING = {
+PREPROCESSING: dict[str, Any] = {
   'resize': 'short_side',
   'mean': np.asarray(imagenet.TORCHVISION_MEAN),
   'mean_crop': 'center',
   'std': np.asarray(imagenet.TORCHVISION_STD),
 }
 
+_NETWORK = ALEXNETS['torchvision']
+_FIRST = f'{NAMES["conv1"]}.weight'
+# Parts of names that PyTorch's wrappers add, also inside: DataParallel,
+# torch.compile, FSDP and activation checkpointing.
+_WRAPPERS = (
+  'module',
+  '_orig_mod',
+  '_fsdp_wrapped_module',
+  '_checkpoint_wrapped_module',
+)
+_DEPTH = 5  # Of dicts in dicts.
+_NUM_NAMED = 5  # In messages.
 
-def read(path: str) -> dict[str, Tensor]:
-  """Reads the tensors of a state dict by name, and never runs code of the file.
 
-  Raises:
-    UserError: the file is not a dict of dense float tensors.
+class _Candidate(NamedTuple):
+  """A part of a file that may be the network.
+
+  Attributes:
+    mapping: the keys that lead to its dict, joined by dots.
+    where: the same, and the prefix of its names.
+    original: the file's name of one of its tensors.
+    tensors: by name, less prefix and wrappers.
+    unused: names of the same dict that have other prefixes.
   """
-  torch = _import('torch')
-  try:
-    if pathlib.Path(path).suffix == '.safetensors':
-      loaded = _import('safetensors.torch').load_file(path)
-    else:
-      _check_zip(path)
-      with warnings.catch_warnings(action='ignore'):
-        loaded = torch.load(path, map_location='cpu', weights_only=True)
-  except Exception as error:  # A file may cause any exception.
-    reason = str(error).strip().split('\n')[0][:160]
-    raise UserError(
-      f'{path} cannot be read as a dict of tensors: it is truncated, or holds '
-      f'code, which is never run ({type(error).__name__}: {reason})'
-    ) from error
-  for wrapper in ('state_dict', 'model'):  # Training scripts add these.
-    if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-      loaded = loaded[wrapper]
-  if not isinstance(loaded, Mapping) or not loaded:
-    raise UserError(
-      f'{path} holds a {type(loaded).__name__}, expected a state dict'
-    )
-  tensors: dict[str, Tensor] = {}
-  for full_name, tensor in loaded.items():
-    # DataParallel adds `module.` to the network or to its `features`.
-    name = str(full_name)[:200].replace('module.', '')
-    if name in tensors:
-      raise UserError(f'{path} has the tensor {name} twice')
-    if (
-      not isinstance(tensor, torch.Tensor)
-      or tensor.dtype
-      not in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-      or tensor.layout != torch.strided
-      or tensor.is_nested
-      or tensor.is_meta
-    ):
-      kind = getattr(tensor, 'dtype', type(tensor).__name__)
-      raise UserError(
-        f'{path}: {name} is {kind}, expected a dense float tensor'
-      )
-    # An expanded tensor may claim any size.
-    if tensor.numel() * tensor.element_size() > os.path.getsize(path):
-      raise UserError(
-        f'{path}: {name} claims the shape {tuple(tensor.shape)}, larger than '
-        'the file'
-      )
-    tensors[name] = Tensor(
-      tuple(tensor.shape), functools.partial(_as_numpy, tensor)
-    )
-  return tensors
+
+  mapping: str
+  where: str
+  original: str
+  tensors: dict[str, Tensor]
+  unused: tuple[str, ...]
 
 
-def _check_zip(path: str) -> None:
-  """Refuses a zip bomb: PyTorch stores without compression."""
-  if zipfile.is_zipfile(path):
-    with zipfile.ZipFile(path) as file:
-      expanded = sum(entry.file_size for entry in file.infolist())
-    if expanded > os.path.getsize(path):
-      raise ValueError(f'it would expand to {expanded} bytes')
+def read(path: str, kind: str, key: str | None = None) -> Weights:
+  """Finds the one state dict in a file whose names and shapes are AlexNet's.
 
-
-def _as_numpy(tensor: Any) -> np.ndarray:
-  return tensor.detach().float().resolve_neg().numpy()
-
-
-def write(path: str, workdir: epath.Path, step: str = 'best') -> Pretrained:
-  """Writes a workdir's parameters as a state dict, bit for bit.
+  If there is none, the nearest is returned; `check_tensors` then names what it
+  lacks.
 
   Args:
-    path: the new file's, which ends in one of `SUFFIXES`.
-    workdir: a run or converted weights of the network `torchvision`.
-    step: as for `load`.
-
-  Returns:
-    The network that was written.
+    path: the file's.
+    kind: 'torch' or 'safetensors'.
+    key: keys that lead to the state dict, joined by dots, such as `model_ema`;
+      needed only if there are several.
 
   Raises:
-    UserError: the network is not torchvision's, or not at its input size.
-    StorageError: the file cannot be written.
+    UserError: the file has no tensors, or several networks that differ.
   """
-  torch = _import('torch')
-  network = load(workdir, step)
-  architecture = network.model.architecture
-  if architecture.name != 'torchvision':
+  loaded = torch_files.read(path, kind)
+  candidates = [
+    candidate
+    for keys, mapping in _mappings(loaded)
+    for candidate in _candidates(path, keys, mapping)
+  ]
+  if not candidates:
     raise UserError(
-      f'{workdir} holds the network {architecture.name!r}: only torchvision '
-      'can become a torchvision state dict'
+      f'{path} holds a {type(loaded).__name__} without named tensors, expected '
+      'a state dict'
     )
-  if network.dropout_scaling != 'train':
-    raise UserError(
-      f'{workdir} scales at test time (model.dropout_scaling), but torchvision '
-      'scales in training: the same weights would give another network'
-    )
-  weights = from_params(architecture, network.params)
-  expected = source_shapes(architecture, network.model.num_classes)
-  for layer, (weight, _) in weights.items():
-    if weight.shape != expected[layer][0]:
+  if key is not None:
+    named = [c for c in candidates if key in (c.where, c.mapping)]
+    if not named:
       raise UserError(
-        f'{workdir} was trained on crops of {network.preprocessing.crop_size} '
-        f'pixels: {NAMES[layer]}.weight is {weight.shape}, expected '
-        f'{expected[layer][0]}'
+        f'{path} has no state dict {key!r} (--key): found {_list(candidates)}'
       )
-  state = {
-    f'{NAMES[layer]}.{kind}': torch.from_numpy(array.copy())
-    for layer, pair in weights.items()
-    for kind, array in zip(('weight', 'bias'), pair, strict=True)
+    candidates = named
+  fitting = [
+    c for c in candidates if mismatch(_NETWORK, c.tensors, NAMES) is None
+  ]
+  taken = fitting[0] if fitting else max(candidates, key=_likeness)
+  notes = _note(taken, _same(path, taken, fitting[1:])) if fitting else ()
+  place = f'{path} ({taken.where})' if taken.where else path
+  return Weights(place, _NETWORK.name, taken.tensors, notes)
+
+
+def _mappings(loaded: Any) -> Iterator[tuple[tuple[str, ...], Mapping]]:
+  """Yields each dict of a file that holds tensors, and the keys to it."""
+  import torch
+
+  # A file's dicts may contain each other.
+  seen: set[int] = set()
+  waiting: collections.deque[tuple[tuple[str, ...], Any]]
+  waiting = collections.deque([((), loaded)])
+  while waiting:
+    keys, found = waiting.popleft()
+    if not isinstance(found, Mapping) or id(found) in seen:
+      continue
+    seen.add(id(found))
+    if any(isinstance(value, torch.Tensor) for value in found.values()):
+      yield keys, found
+    if len(keys) < _DEPTH:
+      waiting.extend(
+        ((*keys, _text(key)), value) for key, value in found.items()
+      )
+
+
+def _candidates(
+  path: str, keys: Sequence[str], mapping: Mapping[Any, Any]
+) -> Iterator[_Candidate]:
+  """Yields the tensors of a dict, by the prefix of their names."""
+  tensors, originals = _named_tensors(path, mapping)
+  prefixes = [
+    name.removesuffix(_FIRST)
+    for name in tensors
+    if name == _FIRST or name.endswith(f'.{_FIRST}')
+  ]
+  groups: dict[str, list[str]] = {
+    prefix: [] for prefix in prefixes or [_common_prefix(tensors)]
   }
-  if pathlib.Path(path).suffix == '.safetensors':
-    encoded = _import('safetensors.torch').save(state)
-    write_file(path, lambda file: file.write(encoded))
-  else:
-    write_file(path, lambda file: torch.save(state, file))
-  return network
+  unused = []
+  for name in tensors:
+    fitting = [prefix for prefix in groups if name.startswith(prefix)]
+    if fitting:
+      groups[max(fitting, key=len)].append(name)
+    else:
+      unused.append(name)
+  for prefix, names in groups.items():
+    if names:
+      yield _Candidate(
+        '.'.join(keys),
+        '.'.join([*keys, *filter(None, prefix.split('.'))]),
+        originals[names[0]],
+        {name.removeprefix(prefix): tensors[name] for name in names},
+        tuple(unused),
+      )
 
 
-def _import(name: str) -> Any:
-  try:
-    return __import__(name, fromlist=['_'])
-  except ImportError as error:
-    raise UserError(
-      f'{name} is required but not installed: make venv EXTRAS=convert, or pip '
-      'install torch safetensors'
-    ) from error
+def _named_tensors(
+  path: str, mapping: Mapping[Any, Any]
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+  """Returns a dict's tensors, and its names for them, by name less wrappers."""
+  import torch
+
+  tensors: dict[str, Tensor] = {}
+  originals: dict[str, str] = {}
+  for key, value in mapping.items():
+    # Numbers beside the weights count steps, such as `n_averaged`.
+    if not isinstance(value, torch.Tensor) or value.dim() == 0:
+      continue
+    parts = _text(key).split('.')
+    name = '.'.join(part for part in parts if part not in _WRAPPERS)
+    if name in tensors:
+      raise UserError(f'{path} has the tensor {name} twice')
+    originals[name] = _text(key)
+    tensors[name] = torch_files.to_tensor(value, name, path)
+  return tensors, originals
+
+
+def _common_prefix(names: Iterable[str]) -> str:
+  """Returns the first parts of names that all have, with the last dot.
+
+  Example:
+    >>> _common_prefix(['net.conv1.weight', 'net.conv1.bias', 'net.fc.bias'])
+    'net.'
+  """
+  # Without the last two parts, the layer and `weight` or `bias`.
+  paths = [name.split('.')[:-2] for name in names]
+  common = itertools.takewhile(
+    lambda parts: len(set(parts)) == 1, zip(*paths, strict=False)
+  )
+  return ''.join(f'{part}.' for part, *_ in common)
+
+
+def _likeness(candidate: _Candidate) -> tuple[int, int, int]:
+  """How much a candidate is like the network."""
+  found = candidate.tensors
+  expected = expected_shapes(_NETWORK, found, NAMES)
+  names = expected.keys() & found.keys()
+  right = sum(found[name].shape == expected[name] for name in names)
+  return right, len(names), len(found)
+
+
+def _same(
+  path: str, taken: _Candidate, others: Sequence[_Candidate]
+) -> Sequence[_Candidate]:
+  """Returns the others, if all have the same values as the one taken.
+
+  Raises:
+    UserError: they differ.
+  """
+  for other in others:
+    for name, tensor in taken.tensors.items():
+      if not np.array_equal(tensor.read(), other.tensors[name].read()):
+        choice = _list([taken, *others], '--key=', ' or ')
+        raise UserError(
+          f'{path} holds several networks that differ: add {choice}'
+        )
+  return others
+
+
+def _note(taken: _Candidate, same: Sequence[_Candidate]) -> tuple[str, ...]:
+  """Says what was taken, if there was anything to choose."""
+  name, *_ = taken.tensors
+  removed = taken.original.split('.')
+  for part in reversed(name.split('.')):
+    del removed[len(removed) - 1 - removed[::-1].index(part)]
+  notes = []
+  if taken.mapping:
+    notes.append(f'state dict: {taken.mapping}')
+  if removed:
+    prefix = ''.join(f'{part}.' for part in dict.fromkeys(removed))
+    notes.append(f'{prefix!r} removed from the names')
+  if same:
+    notes.append(f'the same values as {_list(same)}')
+  if taken.unused:
+    more = ', ...' if len(taken.unused) > _NUM_NAMED else ''
+    notes.append(f'not used: {", ".join(taken.unused[:_NUM_NAMED])}{more}')
+  return ('; '.join(notes),) if notes else ()
+
+
+def _list(
+  candidates: Sequence[_Candidate], before: str = '', between: str = ', '
+) -> str:
+  names = [f'{before}{c.where}' for c in candidates[:_NUM_NAMED]]
+  more = ', ...' if len(candidates) > _NUM_NAMED else ''
+  return between.join(name or 'the outermost' for name in names) + more
+
+
+def _text(key: Any) -> str:
+  """A key of a file as a name to print."""
+  return printable(str(key)[:200])
