@@ -24,15 +24,23 @@ if TYPE_CHECKING:
     local_response_normalization,
   )
   from alexnet_jax.pretrained import load
+  from alexnet_jax.pretrained.perceptual import perceptual_distance
 
 __version__ = '0.1.0'
-__all__ = ['ARCHITECTURES', 'AlexNet', 'load', 'local_response_normalization']
+__all__ = [
+  'ARCHITECTURES',
+  'AlexNet',
+  'load',
+  'local_response_normalization',
+  'perceptual_distance',
+]
 
 _MODULES = {
   'ARCHITECTURES': 'alexnet_jax.model',
   'AlexNet': 'alexnet_jax.model',
   'load': 'alexnet_jax.pretrained',
   'local_response_normalization': 'alexnet_jax.model',
+  'perceptual_distance': 'alexnet_jax.pretrained.perceptual',
 }
 
 # Before TensorFlow is imported: errors raise exceptions besides being logged.
