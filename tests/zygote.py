@@ -60,9 +60,9 @@ class Process:
     return self.returncode
 
   def wait_for(self, words: str, timeout: float = 300) -> None:
-    """Waits until the words appear on stdout."""
+    """Waits until the words appear on stdout or stderr."""
     until = time.monotonic() + timeout
-    while words not in self.stdout:
+    while words not in self.output:
       if self.poll() is not None or time.monotonic() > until:
         raise AssertionError(
           f'ended, or {timeout} s passed, without {words!r}:\n{self.output}'

@@ -51,6 +51,14 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def note(line: str) -> None:
+  """Prints a line to stderr, where it does not mix with a command's output."""
+  if _is_first():
+    sys.stdout.flush()
+    tqdm.write(f'alexnet_jax: {printable(line)}', file=sys.stderr)
+    sys.stderr.flush()
+
+
 def warn(line: str) -> None:
   """Prints a warning to stderr, in yellow on a terminal."""
   if _is_first():
