@@ -1,6 +1,8 @@
 """Converts a file of weights to a workdir, or a workdir to a state dict.
 
-SOURCE is one of these; its format is found by its content, not by its name:
+SOURCE is one of these; the content of a file decides what it is, not its name:
+  torchvision, caffe or caffenet           published weights, downloaded once
+  the URL of a file of weights             downloaded once
   a state dict of torchvision's AlexNet    PyTorch's .pth, .pt, .ckpt, .bin or
                                            .tar, or .safetensors
   weights of Caffe's two networks          .caffemodel, .caffemodel.h5, or
@@ -11,13 +13,14 @@ A checkpoint may hold its state dict under any key, with prefixes such as
 `module.` before the names; what was chosen is printed. Nothing that a file
 holds is run.
 
-The published errors of Caffe's networks need --mean=imagenet_mean.binaryproto;
-Caffe's .npy form of it works, too.
+For a file of Caffe's, its published errors need
+--mean=imagenet_mean.binaryproto; Caffe's .npy form of it works, too.
 
 A converted workdir works like any other: with `main --mode=eval`, `predict`,
-`export` and `--config.init_from`. docs/networks.md lists the published files.
+`export` and `--config.init_from`.
 
 Example:
+  python -m alexnet_jax.convert torchvision runs/torchvision
   python -m alexnet_jax.convert alexnet-owt-7be5be79.pth runs/torchvision
 
 Exit status: 0 done; 2 a file is missing or does not fit, and nothing is
@@ -25,21 +28,28 @@ written; 3 the result cannot be written.
 """
 
 import argparse
+import contextlib
 import sys
 from typing import Any
+
+from etils import epath
 
 from alexnet_jax.cli.command import Parser, quiet_imports, run
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import absolute, check_bucket, local_file
 from alexnet_jax.cli.terminal import printable
 
+_NETWORKS = ('torchvision', 'caffe', 'caffenet')
+_URL = ('http://', 'https://')
 _FOR_FILES = ('architecture', 'key', 'class_names', 'mean', 'std', 'crop_size')
 
 
 def _parser() -> Parser:
   parser = Parser('convert', __doc__)
   parser.add_argument(
-    'source', metavar='SOURCE', help='what to convert, local or gs://'
+    'source',
+    metavar='SOURCE',
+    help='what to convert: a name, a URL, or a file or folder, local or gs://',
   )
   parser.add_argument(
     'dest',
@@ -48,7 +58,7 @@ def _parser() -> Parser:
   )
   parser.add_argument(
     '--architecture',
-    choices=('caffe', 'caffenet', 'torchvision'),
+    choices=_NETWORKS,
     help='network of the weights (default: detected)',
   )
   parser.add_argument(
@@ -88,41 +98,74 @@ def _parser() -> Parser:
 def main(argv: list[str]) -> None:
   """Converts as the arguments say."""
   flags = _parser().parse_args(argv)
+  if flags.source in _NETWORKS or flags.source.startswith(_URL):
+    _to_workdir(flags, None)
+    return
   source = absolute(flags.source)
   if not source.exists():
-    raise UserError(f'no file or folder {flags.source!r} (SOURCE)')
+    raise UserError(
+      f'no file or folder {flags.source!r} (SOURCE); published networks are '
+      f'called {", ".join(_NETWORKS)}'
+    )
   if source.is_dir():
-    given = [f for f in _FOR_FILES if getattr(flags, f) is not None]
-    if given:
-      raise UserError(f'--{given[0]} is for files, not workdirs')
-    check_bucket(flags.dest, 'DEST')
-    if '://' not in flags.dest and not absolute(flags.dest).parent.is_dir():
-      raise UserError(f'no folder for {flags.dest} (DEST)')
+    _to_state_dict(flags, source)
+  else:
+    _to_workdir(flags, source)
 
+
+def _to_workdir(flags: argparse.Namespace, source: epath.Path | None) -> None:
+  """Converts a file; None stands for published weights or a URL's."""
   # These take seconds to import: --help and mistakes should not wait for them.
   with quiet_imports():
-    from alexnet_jax.pretrained import conversion, exporting
+    from alexnet_jax.pretrained import conversion, published
     from alexnet_jax.runs.params import params_digest
 
   dest = absolute(flags.dest)
-  if source.is_dir():
-    if dest.suffix not in exporting.STATE_DICTS:
-      raise UserError(
-        f'{flags.dest} (DEST) must end in one of '
-        f'{", ".join(exporting.STATE_DICTS)}'
-      )
-    network = exporting.write_state_dict(str(dest), source, flags.step)
-    params, what = network.params, f'step {network.step}'
-  else:
-    with local_file(source) as path:
-      converted = conversion.to_workdir(
-        path, dest, conversion.Options(**_options(flags))
-      )
-    params = converted.params
-    what = f'{converted.network}, {len(params["fc8"]["bias"])} classes'
-    for note in converted.notes:
-      print(printable(note))
-  print(f'{what}, params_digest {params_digest(params)}\nconverted: {dest}')
+  options = conversion.Options(**_options(flags))
+  # Before the download.
+  conversion.check_new(dest)
+  with contextlib.ExitStack() as stack:
+    if fetched := published.fetch(flags.source):
+      path = fetched.path
+      options = options._replace(mean=options.mean or fetched.mean)
+    else:
+      assert source is not None
+      path = stack.enter_context(local_file(source))
+    converted = conversion.to_workdir(path, dest, options)
+  for note in converted.notes:
+    print(printable(note))
+  _report(
+    f'{converted.network}, {len(converted.params["fc8"]["bias"])} classes',
+    params_digest(converted.params),
+    dest,
+  )
+
+
+def _to_state_dict(flags: argparse.Namespace, source: epath.Path) -> None:
+  """Converts a workdir."""
+  given = [f for f in _FOR_FILES if getattr(flags, f) is not None]
+  if given:
+    raise UserError(f'--{given[0]} is for files, not workdirs')
+  check_bucket(flags.dest, 'DEST')
+  if '://' not in flags.dest and not absolute(flags.dest).parent.is_dir():
+    raise UserError(f'no folder for {flags.dest} (DEST)')
+
+  with quiet_imports():
+    from alexnet_jax.pretrained import exporting
+    from alexnet_jax.runs.params import params_digest
+
+  dest = absolute(flags.dest)
+  if dest.suffix not in exporting.STATE_DICTS:
+    raise UserError(
+      f'{flags.dest} (DEST) must end in one of '
+      f'{", ".join(exporting.STATE_DICTS)}'
+    )
+  network = exporting.write_state_dict(str(dest), source, flags.step)
+  _report(f'step {network.step}', params_digest(network.params), dest)
+
+
+def _report(what: str, digest: str, dest: epath.Path) -> None:
+  print(f'{what}, params_digest {digest}\nconverted: {dest}')
 
 
 def _options(flags: argparse.Namespace) -> dict[str, Any]:

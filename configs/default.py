@@ -205,9 +205,9 @@ def get_config() -> ml_collections.ConfigDict:
   # The next start is faster. On CPU, the steps become slower (docs/speed.md).
   config.compilation_cache = ''
 
-  # Workdir whose best checkpoint initializes the parameters (empty: none).
-  # It may be a run or converted weights. The last layer is initialized anew if
-  # the number of classes differs.
+  # Weights that initialize the parameters (empty: none): a workdir's best, a
+  # file of weights, or torchvision. The last layer is initialized anew if the
+  # number of classes differs.
   config.init_from = ''
   # Last layer's parameters from init_from: keep them, or new ones.
   config.init_head = 'keep'

@@ -214,6 +214,18 @@ def _check_crop_size(network: Architecture, size: int) -> None:
     )
 
 
+def check_new(dest: epath.Path) -> None:
+  """Checks that a workdir can be made: the folder is new or empty.
+
+  Raises:
+    UserError: it is not.
+  """
+  if os.path.islink(dest) or (
+    dest.exists() and (not dest.is_dir() or any(dest.iterdir()))
+  ):
+    raise UserError(f'{dest} already exists: give a new folder as DEST')
+
+
 def to_workdir(
   source: str, dest: epath.Path, options: Options = DEFAULT
 ) -> Converted:
@@ -229,10 +241,7 @@ def to_workdir(
       nothing was written.
     StorageError: the workdir cannot be written.
   """
-  if os.path.islink(dest) or (
-    dest.exists() and (not dest.is_dir() or any(dest.iterdir()))
-  ):
-    raise UserError(f'{dest} already exists: give a new folder as DEST')
+  check_new(dest)
   converted = read(source, options)
   write_workdir(
     dest, converted.params, converted.config, converted.preprocessing

@@ -12,8 +12,9 @@ from alexnet_jax.cli.files import absolute
 from alexnet_jax.cli.terminal import say, warn
 from alexnet_jax.config.loading import Config, flatten
 from alexnet_jax.config.saved import read_config
-from alexnet_jax.data.preprocessing import read_preprocessing
+from alexnet_jax.data.preprocessing import Preprocessing, read_preprocessing
 from alexnet_jax.learning import steps
+from alexnet_jax.pretrained import published
 
 # What a network expects of its input, and the network itself.
 _FROM_SOURCE = (
@@ -69,15 +70,8 @@ def filled(config: Config, workdir: epath.Path) -> Config:
 
 
 def _expected_by(source: str) -> dict[str, Any]:
-  """Returns the fields of the network in a workdir, and of its input."""
-  folder = absolute(source)
-  saved = read_config(folder)
-  if saved is None:
-    raise UserError(
-      f'no config.json in {source} (init_from): give the workdir of a run, or '
-      'of converted weights'
-    )
-  p = read_preprocessing(folder)
+  """Returns the fields of a network, and of its input."""
+  saved, p = _described(source)
   return {
     'model.dropout_scaling': 'train',  # Of converted weights.
     **flatten(saved),
@@ -90,16 +84,38 @@ def _expected_by(source: str) -> dict[str, Any]:
   }
 
 
+def _described(source: str) -> tuple[dict[str, Any], Preprocessing]:
+  """Returns the config and the preprocessing of published weights or others."""
+  if published.fetch(source) or absolute(source).is_file():
+    network = pretrained.load(source)
+    p = network.preprocessing
+    if p.mean.ndim > 1:
+      raise UserError(
+        f"init_from={source} subtracts Caffe's mean image, which must be in a "
+        f'workdir: python -m alexnet_jax.convert {source} runs/{source}, then '
+        f'init_from=runs/{source}'
+      )
+    return {'model': {'name': network.model.architecture.name}}, p
+  folder = absolute(source)
+  saved = read_config(folder)
+  if saved is None:
+    raise UserError(
+      f'no config.json in {source} (init_from): give the workdir of a run, or '
+      'of converted weights'
+    )
+  return saved, read_preprocessing(folder)
+
+
 def init_from(
   config: Config, state: steps.TrainState, class_names: Sequence[str] = ()
 ) -> steps.TrainState:
-  """Returns the state with the best parameters of another workdir.
+  """Returns the state with the best parameters of another network.
 
   The last layer keeps its new parameters if the number of classes differs, or
   with `init_head='new'`.
 
   Args:
-    config: `config.init_from` names the workdir.
+    config: `config.init_from` names the source; see `pretrained.load`.
     state: a freshly initialized state.
     class_names: those of the dataset to train on.
 
