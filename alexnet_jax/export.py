@@ -41,7 +41,11 @@ def main(argv: list[str]) -> None:
     'file', metavar='FILE', help='the new file: .stablehlo or .onnx'
   )
   parser.add_argument(
-    '--workdir', metavar='DIR', required=True, help='a run or converted weights'
+    '--workdir',
+    metavar='DIR',
+    required=True,
+    help='a run or converted weights; torchvision, caffe or caffenet; a URL or '
+    'a file of weights',
   )
   parser.add_argument(
     '--step', default='best', help='best (default), latest or a step number'

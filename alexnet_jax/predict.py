@@ -16,9 +16,9 @@ conv3/linear is conv3 before its ReLU. docs/features.md lists the names.
 --plot draws the first 40 images in the style of the paper's Figure 4.
 
 Example:
-  python -m alexnet_jax.predict photo.jpg --workdir=runs/torchvision
-  python -m alexnet_jax.predict photos --workdir=runs/torchvision --csv
-  python -m alexnet_jax.predict photos --workdir=runs/torchvision \\
+  python -m alexnet_jax.predict photo.jpg --workdir=torchvision
+  python -m alexnet_jax.predict photos --workdir=torchvision --csv
+  python -m alexnet_jax.predict photos --workdir=torchvision \\
     --features=photos.npz --layers=conv3,fc6
 
 Exit status: 0 at least one image was read; 2 an argument is wrong, or no image
@@ -52,7 +52,11 @@ def main(argv: list[str]) -> None:
     'images', metavar='IMAGE', nargs='+', help='an image file, or a folder'
   )
   parser.add_argument(
-    '--workdir', metavar='DIR', required=True, help='a run or converted weights'
+    '--workdir',
+    metavar='DIR',
+    required=True,
+    help='a run or converted weights; torchvision, caffe or caffenet; a URL or '
+    'a file of weights',
   )
   parser.add_argument(
     '--step', default='best', help='best (default), latest or a step number'

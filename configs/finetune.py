@@ -4,7 +4,7 @@
     --data_dir=DIR
   python -m alexnet_jax.main --config=configs/finetune.py \\
     --config.data.name=photos_256 --config.data.data_dir=DIR \\
-    --config.init_from=runs/torchvision --workdir=runs/photos
+    --config.init_from=torchvision --workdir=runs/photos
 
 The network, the size of the images and their normalization are those that the
 weights were trained with; the number of classes is that of the dataset. Set a

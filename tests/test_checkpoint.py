@@ -192,7 +192,7 @@ def test_no_checkpoint_is_committed_without_its_digests(workdir, monkeypatch):
   assert checkpoint.settle(workdir) == 7
 
 
-DOCUMENT = pathlib.Path(__file__).parent.parent / 'docs' / 'networks.md'
+DOCUMENT = pathlib.Path(__file__).parent.parent / 'docs' / 'weights.md'
 PLAIN_ORBAX = re.findall(
   r'```python\n([^`]*orbax.checkpoint[^`]*)```', DOCUMENT.read_text()
 )

@@ -1,6 +1,8 @@
 """Features of any layer, and images of other sizes, compared with PyTorch."""
 
 import dataclasses
+import pathlib
+import re
 
 import pytest
 
@@ -236,3 +238,30 @@ def test_a_layer_without_an_activation():
   found = apply(variables, images, method='features', layers=layers)
   np.testing.assert_array_equal(found['conv3'], found['conv3/linear'])
   assert found['conv3'].min() < 0
+
+
+def test_the_documented_names_and_shapes():
+  """The table of docs/features.md, and torchvision's order of its nodes."""
+  text = (pathlib.Path(__file__).parent.parent / 'docs/features.md').read_text()
+  rows = re.findall(
+    r'^\| `([a-z]+\d(?:/linear)?)` \| ([^|]*) \| `?([a-z.0-9]*)`? \|',
+    text,
+    re.M,
+  )
+  model = AlexNet(ARCHITECTURES['torchvision'])
+  names = model.architecture.feature_names
+  assert tuple(row[0] for row in rows) == names
+  images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+  variables = jax.eval_shape(model.init, jax.random.key(0), images)
+  found = jax.eval_shape(
+    lambda v, x: model.apply(v, x, method='features', layers=names),
+    variables, images,
+  )  # fmt: skip
+  shapes = {name: ' x '.join(map(str, found[name].shape[1:])) for name in names}
+  assert {row[0]: row[1] for row in rows} == shapes
+  nodes = [row[2] for row in rows if row[2]]
+  assert list(dict.fromkeys(nodes)) == [
+    *(f'features.{i}' for i in range(13)),
+    'avgpool',
+    *(f'classifier.{i}' for i in range(7)),
+  ]

@@ -105,13 +105,13 @@ class AlexNet(nn.Module):
       >>> images = jnp.zeros((1, 227, 227, 3))
       >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
       >>> def features(variables, images):
-      ...   layers = ('conv3', 'pool5', 'fc6')
+      ...   layers = ('conv3', 'fc6')
       ...   return model.apply(
       ...     variables, images, method='features', layers=layers
       ...   )
       >>> found = jax.eval_shape(features, variables, images)
       >>> {name: x.shape for name, x in found.items()}
-      {'conv3': (1, 13, 13, 384), 'pool5': (1, 6, 6, 256), 'fc6': (1, 4096)}
+      {'conv3': (1, 13, 13, 384), 'fc6': (1, 4096)}
     """
     if layers is None:
       name = self.architecture.default_feature
