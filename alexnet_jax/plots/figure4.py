@@ -38,9 +38,9 @@ def plot_labels(
     )
     truth = truths[i] if truths else None
     axes = figure.add_subplot(cell[0])
-    _draw_image(axes, image, anchor='S')
+    draw_image(axes, image, anchor='S')
     if truth:
-      _text(axes, 0.5, -0.02, _short(truth), transform=axes.transAxes,
+      draw_text(axes, 0.5, -0.02, short_name(truth), transform=axes.transAxes,
             ha='center', va='top', fontsize=9, weight='bold')  # fmt: skip
     _draw_bars(figure.add_subplot(cell[1]), classes[i], truth)
   _save(figure, path)
@@ -70,8 +70,8 @@ def plot_neighbors(
     for axes in cells:
       axes.set_axis_off()
     for axes, image, text in zip(cells, [query, *near], texts, strict=False):
-      _draw_image(axes, image)
-      _text(axes, 0.5, -0.03, text, transform=axes.transAxes, ha='center',
+      draw_image(axes, image)
+      draw_text(axes, 0.5, -0.03, text, transform=axes.transAxes, ha='center',
             va='top', fontsize=7)  # fmt: skip
   grid[0, 0].set_title('query', fontsize=9)
   grid[0, 1].set_title('nearest first', fontsize=9, loc='left')
@@ -87,7 +87,8 @@ def _save(figure: Figure, path: str) -> None:
     write_file(path, lambda file: figure.savefig(file, bbox_inches='tight'))
 
 
-def _draw_image(axes, image: np.ndarray, anchor: str = 'C') -> None:
+def draw_image(axes, image: np.ndarray, anchor: str = 'C') -> None:
+  """Draws an image, `[H, W]` or `[H, W, 3]`, without ticks."""
   # An image of a few pixels is drawn as squares, not blurred.
   axes.imshow(image, interpolation='nearest')
   axes.set_anchor(anchor)  # 'S': directly above its bars, whatever its shape.
@@ -98,14 +99,21 @@ def _draw_bars(axes, classes: list[dict[str, Any]], truth: str | None) -> None:
   for row, entry in enumerate(classes):
     color = ORANGE if entry['name'] == truth else BLUE
     axes.barh(row, entry['probability'], height=0.82, color=color, alpha=0.6)
-    name = f'{_short(entry["name"])}  {entry["probability"]:.0%}'
-    _text(axes, 0.02, row, name, va='center', fontsize=8)
+    name = f'{short_name(entry["name"])}  {entry["probability"]:.0%}'
+    draw_text(axes, 0.02, row, name, va='center', fontsize=8)
   axes.set(xlim=(0, 1), ylim=(len(classes) - 0.5, -0.5), xticks=[], yticks=[])
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
+  """Returns the first of the words that stand for a class, shortened.
+
+  Example:
+    >>> short_name('tench, Tinca tinca')
+    'tench'
+  """
   return name.split(',')[0][:30]
 
 
-def _text(axes, x, y, text: str, **style: Any) -> None:
+def draw_text(axes, x, y, text: str, **style: Any) -> None:
+  """Draws text as it is: a name may have a dollar sign."""
   axes.text(x, y, text, parse_math=False, **style)
