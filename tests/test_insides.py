@@ -26,7 +26,7 @@ from alexnet_jax.model import ALEXNETS, ARCHITECTURES, AlexNet
 from alexnet_jax.model.layer_types import Activation
 from alexnet_jax.model.receptive_field import receptive_field
 from alexnet_jax.plots import sees as plots
-from alexnet_jax.pretrained import conversion, insides
+from alexnet_jax.pretrained import conversion, insides, sees
 from alexnet_jax.pretrained.loading import Pretrained
 from alexnet_jax.pretrained.sees_arguments import find_label, read_view
 
@@ -357,6 +357,14 @@ def test_refusals(network, tiny_dir, tmp_path, photo, more, match):
   with pytest.raises(UserError, match=match):
     figures.main(arguments)
   assert not out.exists()
+
+
+def test_a_network_that_is_not_finite_is_refused(network, tmp_path, photo):
+  net = pretrained.load(network)
+  net = net._replace(params=jax.tree.map(lambda x: x * np.nan, net.params))
+  with pytest.raises(UserError, match='values that are not finite'):
+    sees.make(net, str(photo), epath.Path(tmp_path / 'out'))
+  assert not (tmp_path / 'out').exists()
 
 
 def test_a_damaged_image_is_refused(network, tmp_path, photographs):
