@@ -67,8 +67,9 @@ def main(argv: list[str]) -> None:
     from alexnet_jax.pretrained import paper_figures, sees
 
   network = pretrained.load(flags.workdir, flags.step)
-  folder = absolute(flags.workdir)
-  out = absolute(flags.out) if flags.out else folder
+  if not flags.out and not _is_folder(flags.workdir):
+    raise UserError(f'{flags.workdir} (WORKDIR) is not a folder: add --out=DIR')
+  out = absolute(flags.out or flags.workdir)
   check_bucket(out, '--out')
   if out.exists() and not out.is_dir():
     raise UserError(f'{out} (--out) is not a folder')
@@ -88,7 +89,11 @@ def main(argv: list[str]) -> None:
     return
   dataset, train_split, val_split = _dataset(flags, ('train', 'val'))
   classes = match(
-    network.model.num_classes, folder, network.preprocessing, dataset, 'all'
+    network.model.num_classes,
+    flags.workdir,
+    network.preprocessing,
+    dataset,
+    'all',
   )
   dataset.check_resize(network.preprocessing.resize)
   splits = train_split, val_split
@@ -113,7 +118,8 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   parser.add_argument(
     'workdir',
     metavar='WORKDIR',
-    help='a run or converted weights, local or gs://',
+    help='a run or converted weights, local or gs://; torchvision, caffe or '
+    'caffenet; a URL or a file of weights',
   )
   parser.add_argument(
     '--out',
@@ -169,13 +175,22 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   return flags
 
 
+def _is_folder(workdir: str) -> bool:
+  """Whether it is the folder of a network, and not a name, a URL or a file."""
+  return not workdir.startswith(('http://', 'https://')) and (
+    absolute(workdir).is_dir()
+  )
+
+
 def _dataset(flags: argparse.Namespace, needed: tuple[str, ...]):
   """Returns the dataset and those of its splits that are needed."""
   from alexnet_jax.config.saved import dataset_of, read_config
   from alexnet_jax.data.dataset import open_dataset
 
-  folder = absolute(flags.workdir)
-  data = (read_config(folder) or {}).get('data', {})
+  folder, saved = flags.workdir, None
+  if _is_folder(folder):
+    saved = read_config(absolute(folder))
+  data = (saved or {}).get('data', {})
   fields = 'name', *(f'{which}_split' for which in needed)
   name, *splits = (getattr(flags, f) or data.get(f) for f in fields)
   if not (name and all(splits)):

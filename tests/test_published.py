@@ -20,7 +20,7 @@ from etils import epath
 from test_downloads import names
 
 import alexnet_jax
-from alexnet_jax import convert, predict, pretrained
+from alexnet_jax import convert, figures, predict, pretrained
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import imagenet
 from alexnet_jax.model import ALEXNETS
@@ -146,6 +146,8 @@ def test_the_commands_take_names(server, tmp_path, photographs, capsys):
   predict.main([str(photo), '--workdir=torchvision', '--json'])
   (found,) = json.loads(capsys.readouterr().out)
   assert found['classes'][0]['name'] == 'tench, Tinca tinca'
+  with pytest.raises(UserError, match='not a folder: add --out=DIR'):
+    figures.main(['torchvision', f'--image={photo}'])
   (tmp_path / 'taken').write_text('mine')
   server.requests.clear()
   with pytest.raises(UserError, match='already exists'):
