@@ -151,7 +151,7 @@ def _to_state_dict(flags: argparse.Namespace, source: epath.Path) -> None:
     raise UserError(f'no folder for {flags.dest} (DEST)')
 
   with quiet_imports():
-    from alexnet_jax.pretrained import exporting
+    from alexnet_jax.pretrained import exporting, load
     from alexnet_jax.runs.params import params_digest
 
   dest = absolute(flags.dest)
@@ -160,7 +160,8 @@ def _to_state_dict(flags: argparse.Namespace, source: epath.Path) -> None:
       f'{flags.dest} (DEST) must end in one of '
       f'{", ".join(exporting.STATE_DICTS)}'
     )
-  network = exporting.write_state_dict(str(dest), source, flags.step)
+  network = load(source, flags.step)
+  exporting.write_state_dict(str(dest), network)
   _report(f'step {network.step}', params_digest(network.params), dest)
 
 

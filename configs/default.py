@@ -205,9 +205,9 @@ def get_config() -> ml_collections.ConfigDict:
   # The next start is faster. On CPU, the steps become slower (docs/speed.md).
   config.compilation_cache = ''
 
-  # Weights that initialize the parameters (empty: none): a workdir's best, a
-  # file of weights, or torchvision. The last layer is initialized anew if the
-  # number of classes differs.
+  # Weights that initialize the parameters (empty: none). They are the best of a
+  # workdir, a file of weights, or torchvision. The last layer is initialized
+  # anew if the number of classes differs.
   config.init_from = ''
   # Last layer's parameters from init_from: keep them, or new ones.
   config.init_head = 'keep'

@@ -13,7 +13,6 @@ os.environ['XLA_FLAGS'] = (
 # Even if there is a GPU or TPU, or libtpu is installed to compile for one.
 os.environ['JAX_PLATFORMS'] = 'cpu'
 
-import jax
 import narrow  # noqa: F401 # Adds its network to ARCHITECTURES.
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from PIL import Image
 from alexnet_jax.data import imagenet
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.model import ARCHITECTURES, AlexNet
+from alexnet_jax.model.build import abstract_params
 from alexnet_jax.pretrained import conversion
 
 logging.set_verbosity(logging.ERROR)
@@ -129,17 +129,24 @@ SYNSETS = ('n01440764', 'n02102040', 'n02979186', 'n03000684', 'n03028079',
            'n03394916', 'my own')  # fmt: skip
 
 
-def write_network(folder, class_names, crop_size=63, seed=0):
+def write_network(folder, class_names, crop_size=64, seed=0):
   """Writes a workdir with a network whose random weights are confident."""
-  model = AlexNet(ARCHITECTURES['torchvision'], num_classes=len(class_names))
-  images = np.zeros((1, crop_size, crop_size, 3))
-  params = jax.jit(model.init)(jax.random.key(seed), images)['params']
-  # Otherwise all classes would be nearly equally likely.
-  params['fc8']['kernel'] = params['fc8']['kernel'] * 100
+  model = AlexNet(ARCHITECTURES['owt'], num_classes=len(class_names))
+  rng = np.random.default_rng(seed)
+  params = {}
+  for layer, shapes in abstract_params(model, crop_size).items():
+    shape = shapes['kernel'].shape
+    # Values keep their spread from layer to layer (He).
+    std = np.sqrt(2 / np.prod(shape[:-1]), dtype=np.float32)
+    params[layer] = {
+      'kernel': std * rng.standard_normal(shape, np.float32),
+      'bias': np.zeros(shape[-1], np.float32),
+    }
+  params['fc8']['kernel'] *= 3
   conversion.write_workdir(
     epath.Path(folder),
-    jax.device_get(params),
-    {'model': {'name': 'torchvision', 'num_classes': len(class_names)}},
+    params,
+    {'model': {'name': 'owt', 'num_classes': len(class_names)}},
     Preprocessing(
       dataset=None,
       class_names=class_names,
@@ -158,7 +165,7 @@ def write_network(folder, class_names, crop_size=63, seed=0):
 
 @pytest.fixture(scope='session')
 def small_network(tmp_path_factory):
-  """Returns a workdir with a network of 7 classes on 63-pixel crops."""
+  """Returns a workdir with a network of 7 classes on 64-pixel crops."""
   folder = tmp_path_factory.mktemp('network') / 'run'
   write_network(folder, SYNSETS)
   return folder

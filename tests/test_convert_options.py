@@ -41,7 +41,7 @@ def test_a_thousand_classes_are_imagenets_if_published(thousand, monkeypatch):
   assert unknown.preprocessing.class_names == ()
   assert unknown.notes == (
     'state dict: net',
-    'class names are unknown: give --class_names=FILE',
+    'the file does not name its classes: convert it with --class_names=FILE',
   )
   digest = hashlib.sha256(pathlib.Path(thousand).read_bytes()).hexdigest()
   ours = published.PUBLISHED['torchvision']._replace(

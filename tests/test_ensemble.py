@@ -27,9 +27,9 @@ def arguments(tiny_dir, workdir, *more):
 
 @pytest.fixture(scope='module')
 def members(tmp_path_factory):
-  """Returns two networks of the tiny dataset, on crops of 63 and 71 pixels."""
+  """Returns two networks of the tiny dataset, on crops of 64 and 71 pixels."""
   folder = tmp_path_factory.mktemp('members')
-  for seed, crop_size in ((0, 63), (1, 71)):
+  for seed, crop_size in ((0, 64), (1, 71)):
     write_network(folder / str(seed), CLASS_NAMES, crop_size, seed)
   return [folder / '0', folder / '1']
 
@@ -91,14 +91,14 @@ def test_softmax_outputs_are_averaged(members, tiny_dir, tmp_path, crops):
     -np.log(rows[np.arange(19), labels]).mean() for rows, _ in per_member
   ]
   assert found['loss'] < 0.95 * np.mean(losses)
-  assert [m['architecture'] for m in found['members']] == ['torchvision'] * 2
+  assert [m['architecture'] for m in found['members']] == ['owt'] * 2
   digests = {m['params_digest'] for m in found['members']}
   assert len(digests) == 2
   config = json.loads((tmp_path / 'both' / 'config.json').read_text())
   assert config['members'] == [str(member) for member in members]
   assert found['architecture'] == 'ensemble'
   for member in found['members']:
-    assert member['config']['model.name'] == 'torchvision'
+    assert member['config']['model.name'] == 'owt'
   # The members' workdirs are unchanged.
   assert [contents(member) for member in members] == before
 

@@ -26,8 +26,8 @@ print(f.in_avals[0], f.platforms)
 def test_stablehlo_in_a_fresh_process(small_network, tmp_path, capsys):
   file = tmp_path / 'net.stablehlo'
   export.main([str(file), f'--workdir={small_network}'])
-  assert '[batch, 63, 63, 3] -> [batch, 7]' in capsys.readouterr().out
-  images = np.random.default_rng(0).normal(size=(5, 63, 63, 3))
+  assert '[batch, 64, 64, 3] -> [batch, 7]' in capsys.readouterr().out
+  images = np.random.default_rng(0).normal(size=(5, 64, 64, 3))
   images = images.astype(np.float32)
   np.save(tmp_path / 'images.npy', images)
   done = subprocess.run(
@@ -38,7 +38,7 @@ def test_stablehlo_in_a_fresh_process(small_network, tmp_path, capsys):
     check=False,
   )
   assert not done.returncode, done.stderr
-  assert 'float32[batch,63,63,3]' in done.stdout
+  assert 'float32[batch,64,64,3]' in done.stdout
   assert "('cpu', 'cuda', 'tpu')" in done.stdout
   network = pretrained.load(small_network)
   expected = jax.jit(network.model.apply)({'params': network.params}, images)

@@ -78,7 +78,7 @@ def test_figures_agree_with_all_distances(network, tiny_dir, tmp_path, capsys):
   for name in ('figure3', 'figure4_labels', 'figure4_neighbors'):
     with Image.open(out / f'{name}.png') as image:
       assert image.width > 100
-  # torchvision's 64 kernels of 11 x 11 weights, 4 x 4 pixels for each.
+  # The 64 kernels of 11 x 11 weights, 4 x 4 pixels for each.
   with Image.open(out / 'figure3.png') as image:
     assert image.size == (10 * 48 + 4, 7 * 48 + 4)
 

@@ -43,9 +43,9 @@ def test_three_flags_are_enough(small_network, tiny_dir, tmp_path):
   done = run(*command, devices=1)
   assert f'fc8 is new: {len(CLASS_NAMES)} classes, not 7' in done.stdout
   saved = flatten(read_config(epath.Path(workdir)))
-  assert saved['model.name'] == 'torchvision'
+  assert saved['model.name'] == 'owt'
   assert saved['model.num_classes'] == len(CLASS_NAMES)
-  assert saved['data.crop_size'] == 63
+  assert saved['data.crop_size'] == 64
   assert saved['data.resize_size'] == 72
   np.testing.assert_allclose(saved['data.mean'], imagenet.TORCHVISION_MEAN)
   np.testing.assert_allclose(saved['data.std'], imagenet.TORCHVISION_STD)
@@ -64,7 +64,7 @@ def test_what_is_set_is_kept(small_network, tmp_path):
   validate(filled)
   assert filled.data.mean == (1.0, 2.0, 3.0)
   assert filled.data.resize_size == 80
-  assert filled.data.crop_size == 63
+  assert filled.data.crop_size == 64
   assert config.data.crop_size is None
 
 

@@ -239,20 +239,20 @@ def test_fine_tuning_a_new_head_alone(full_run, tiny_dir, tmp_path):
       'was trained with model.dropout_scaling=train',
     ),
     (
-      {'model.name': 'owt', 'data.crop_size': 64},
-      "holds the network 'torchvision', not 'owt'",
+      {'model.name': 'caffe', 'data.crop_size': 67},
+      "holds the network 'owt', not 'caffe'",
     ),
     (
       {'data.crop_size': 99},
-      r'fc6/kernel is \(256, 4096\), \(1024, 4096\) expected .* is 63 there',
+      r'fc6/kernel is \(256, 4096\), \(1024, 4096\) expected .* is 64 there',
     ),
   ],
 )
 def test_init_from_another_network_is_refused(small_network, changes, message):
   config = digits.get_config()
   config.update_from_flattened_dict(
-    {'init_from': str(small_network), 'model.name': 'torchvision',
-     'data.crop_size': 63, **changes}
+    {'init_from': str(small_network), 'model.name': 'owt',
+     'data.crop_size': 64, **changes}
   )  # fmt: skip
   state = steps.create_train_state(
     build_model(config.model),

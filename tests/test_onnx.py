@@ -198,7 +198,7 @@ def test_what_cannot_be_exported():
 
 
 @pytest.mark.parametrize(
-  ('layout', 'shape'), [('NHWC', '63, 63, 3'), ('NCHW', '3, 63, 63')]
+  ('layout', 'shape'), [('NHWC', '64, 64, 3'), ('NCHW', '3, 64, 64')]
 )
 def test_the_command(small_network, tmp_path, capsys, layout, shape):
   file = tmp_path / 'net.onnx'
@@ -211,7 +211,7 @@ def test_the_command(small_network, tmp_path, capsys, layout, shape):
     'logits',
     'probabilities',
   ]
-  given = random_images(63) / 60
+  given = random_images(64) / 60
   network = load(small_network)
   expected = jax.jit(network.model.apply)({'params': network.params}, given)
   if layout == 'NCHW':

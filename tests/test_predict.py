@@ -155,7 +155,10 @@ def test_classes_without_names():
     (['FOLDER/more/z.png', '--plot=FOLDER/more/z.png'], 'one of the images'),
     (['nosuch://bucket/a.jpg'], 'nosuch://bucket/a.jpg'),
     (['FOLDER', '--color=red'], '--color=red'),
-    (['FOLDER', '--layers=fc9'], "no layer 'fc9' in 'torchvision', which has "),
+    (
+      ['FOLDER', '--layers=fc9'],
+      "no layer 'fc9' in 'owt', which has conv1, lrn1",
+    ),
     (['FOLDER', '--layers='], "no layer ''"),
     (
       ['FOLDER', '--layers=fc6', '--features='],

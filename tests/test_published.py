@@ -204,7 +204,7 @@ def test_load_a_url_and_a_file(server, site, capsys):
   assert other.preprocessing.class_names == ()
   printed = capsys.readouterr()
   assert 'state dict: net' in printed.err
-  assert 'class names are unknown' in printed.err
+  assert 'does not name its classes' in printed.err
   assert printed.out == ''
 
 

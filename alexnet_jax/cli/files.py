@@ -19,8 +19,7 @@ def absolute(directory: str) -> epath.Path:
   """Returns the absolute path of a local or `gs://` folder, as Orbax needs it.
 
   Raises:
-    UserError: the path is on gs:// and google-cloud-storage is not installed,
-      or it is a URL of another kind.
+    UserError: the path is on gs:// and google-cloud-storage is not installed.
   """
   if '://' in directory:
     try:
@@ -32,12 +31,7 @@ def absolute(directory: str) -> epath.Path:
         f'{directory} needs google-cloud-storage: make venv EXTRAS=tpu (or '
         'cuda), or pip install google-cloud-storage'
       )
-    try:
-      return epath.Path(directory)
-    except KeyError as error:
-      raise UserError(
-        f'{directory} is neither a local path nor one on gs://'
-      ) from error
+    return epath.Path(directory)
   return epath.Path(os.path.abspath(os.path.expanduser(directory)))
 
 

@@ -111,7 +111,9 @@ def read(source: str, options: Options = DEFAULT) -> Converted:
   class_names = _class_names(source, num_classes, options)
   notes = [*weights.notes]
   if not class_names:
-    notes.append('class names are unknown: give --class_names=FILE')
+    notes.append(
+      'the file does not name its classes: convert it with --class_names=FILE'
+    )
   if is_caffe and options.mean is None:
     notes.append(
       f'without --mean, the mean color {imagenet.CAFFE_MEAN} is subtracted; '

@@ -7,13 +7,12 @@ from typing import Any
 import jax
 import jax.export
 import jax.numpy as jnp
-from etils import epath
 
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import write_file
 from alexnet_jax.model import ALEXNETS
 from alexnet_jax.pretrained.layouts import from_params
-from alexnet_jax.pretrained.loading import Pretrained, load
+from alexnet_jax.pretrained.loading import Pretrained
 from alexnet_jax.pretrained.torch_files import import_module
 from alexnet_jax.pretrained.torchvision import NAMES
 
@@ -45,40 +44,33 @@ def to_stablehlo(network: Pretrained) -> bytes:
   return bytes(exported.serialize())
 
 
-def write_state_dict(
-  path: str, workdir: epath.Path, step: str = 'best'
-) -> Pretrained:
-  """Writes a workdir's parameters as torchvision's state dict, bit for bit.
+def write_state_dict(path: str, network: Pretrained) -> None:
+  """Writes a network's parameters as torchvision's state dict, bit for bit.
 
   Args:
     path: the new file's, which ends in one of `STATE_DICTS`.
-    workdir: a run or converted weights of the network `torchvision`.
-    step: as for `load`.
-
-  Returns:
-    The network that was written.
+    network: torchvision's, trained or converted.
 
   Raises:
-    UserError: the network is not torchvision's, or it was changed.
+    UserError: the network is another one, or it was changed.
     StorageError: the file cannot be written.
   """
   torch = import_module('torch')
-  network = load(workdir, step)
   architecture = network.model.architecture
   if architecture.name != 'torchvision':
     raise UserError(
-      f'{workdir} holds the network {architecture.name!r}: only torchvision '
-      'can become a torchvision state dict'
+      f'the network is {architecture.name!r}: only torchvision can become a '
+      'torchvision state dict'
     )
   if network.dropout_scaling != 'train':
     raise UserError(
-      f'{workdir} scales at test time (model.dropout_scaling), but torchvision '
+      'the network scales at test time (model.dropout_scaling); torchvision '
       'scales in training: the same weights would give another network'
     )
   if architecture.with_dropout(rate=0.5) != ALEXNETS['torchvision']:
     raise UserError(
-      f"{workdir} holds torchvision's network with parts changed "
-      '(model.ablations): its weights would give another network'
+      "the network is torchvision's with parts changed (model.ablations): its "
+      'weights would give another network in PyTorch'
     )
   weights = from_params(architecture, network.params)
   state = {
@@ -91,4 +83,3 @@ def write_state_dict(
     write_file(path, lambda file: file.write(encoded))
   else:
     write_file(path, lambda file: torch.save(state, file))
-  return network
