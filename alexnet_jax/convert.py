@@ -36,11 +36,10 @@ from etils import epath
 
 from alexnet_jax.cli.command import Parser, quiet_imports, run
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.cli.files import absolute, check_bucket, local_file
+from alexnet_jax.cli.files import absolute, check_bucket, is_url, local_file
 from alexnet_jax.cli.terminal import printable
 
 _NETWORKS = ('torchvision', 'caffe', 'caffenet')
-_URL = ('http://', 'https://')
 _FOR_FILES = ('architecture', 'key', 'class_names', 'mean', 'std', 'crop_size')
 
 
@@ -98,7 +97,7 @@ def _parser() -> Parser:
 def main(argv: list[str]) -> None:
   """Converts as the arguments say."""
   flags = _parser().parse_args(argv)
-  if flags.source in _NETWORKS or flags.source.startswith(_URL):
+  if flags.source in _NETWORKS or is_url(flags.source):
     _to_workdir(flags, None)
     return
   source = absolute(flags.source)
@@ -125,9 +124,12 @@ def _to_workdir(flags: argparse.Namespace, source: epath.Path | None) -> None:
   # Before the download.
   conversion.check_new(dest)
   with contextlib.ExitStack() as stack:
-    if fetched := published.fetch(flags.source):
+    with_mean = options.mean is None
+    if fetched := published.fetch(flags.source, with_mean):
       path = fetched.path
-      options = options._replace(mean=options.mean or fetched.mean)
+      stack.enter_context(published.naming(fetched))
+      if with_mean:
+        options = options._replace(mean=fetched.mean)
     else:
       assert source is not None
       path = stack.enter_context(local_file(source))
@@ -176,6 +178,10 @@ def _options(flags: argparse.Namespace) -> dict[str, Any]:
     options['class_names'] = _names(flags.class_names)
   if flags.mean is not None and _is_color(flags.mean):
     options['mean'] = _color(flags.mean)
+  elif flags.mean and ',' in flags.mean and not absolute(flags.mean).exists():
+    raise UserError(
+      f'--mean={flags.mean} is neither R,G,B in grey levels nor a file'
+    )
   if flags.std and min(flags.std) <= 0:
     raise UserError('the three numbers of --std must be positive')
   for name in ('mean', 'std'):

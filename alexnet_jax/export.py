@@ -14,8 +14,8 @@ package onnx: make venv EXTRAS=onnx
   network = onnxruntime.InferenceSession('FILE.onnx')
   logits, probabilities = network.run(None, {'images': images})
 
-Both take float32 images [N, H, W, 3], normalized as preprocessing.json in the
-workdir says, and return float32 logits [N, num_classes], for any N. An ONNX
+Both take float32 images [N, H, W, 3], normalized by the mean and std that are
+printed, and return float32 logits [N, num_classes], for any N. An ONNX
 file also returns their softmax, and takes [N, 3, H, W] with --layout=NCHW. It
 computes in float32, even if the run did in bfloat16.
 
@@ -81,8 +81,17 @@ def main(argv: list[str]) -> None:
   print(
     f'{network.model.architecture.name}, step {network.step}: float32 '
     f'[batch, {shape}] -> [batch, {network.model.num_classes}]\n'
+    f'images: {_normalization(network.preprocessing)}\n'
     f'exported: {flags.file} ({len(exported) / 1e6:,.0f} MB)'
   )
+
+
+def _normalization(p) -> str:
+  """Returns how pixels become the file's input."""
+  mean = 'the mean image (load(...).preprocessing.mean_of_crops())'
+  if p.mean.ndim == 1:
+    mean = str(p.mean.round(3).tolist())
+  return f'RGB, 0 to 255, minus {mean}, divided by {p.std.round(3).tolist()}'
 
 
 def _exporter(suffix, layout):

@@ -38,7 +38,7 @@ import sys
 
 from alexnet_jax.cli.command import Parser, quiet_imports, run
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.cli.files import absolute, check_bucket
+from alexnet_jax.cli.files import absolute, check_bucket, is_url
 from alexnet_jax.cli.terminal import warn
 
 # Flag, default, meaning.
@@ -66,9 +66,14 @@ def main(argv: list[str]) -> None:
     from alexnet_jax.data.classes import match
     from alexnet_jax.pretrained import paper_figures, sees
 
-  network = pretrained.load(flags.workdir, flags.step)
-  if not flags.out and not _is_folder(flags.workdir):
+  # Before a download.
+  if not flags.out and _is_file(flags.workdir):
     raise UserError(f'{flags.workdir} (WORKDIR) is not a folder: add --out=DIR')
+  if flags.image is not None and not absolute(flags.image).exists():
+    raise UserError(
+      f'cannot read {flags.image} (--image): No such file or directory'
+    )
+  network = pretrained.load(flags.workdir, flags.step)
   out = absolute(flags.out or flags.workdir)
   check_bucket(out, '--out')
   if out.exists() and not out.is_dir():
@@ -175,11 +180,11 @@ def _parse(argv: list[str]) -> argparse.Namespace:
   return flags
 
 
-def _is_folder(workdir: str) -> bool:
-  """Whether it is the folder of a network, and not a name, a URL or a file."""
-  return not workdir.startswith(('http://', 'https://')) and (
-    absolute(workdir).is_dir()
-  )
+def _is_file(workdir: str) -> bool:
+  """Whether it is a published name, a URL or a file, and not a folder."""
+  from alexnet_jax.pretrained.published import PUBLISHED
+
+  return workdir in PUBLISHED or is_url(workdir) or absolute(workdir).is_file()
 
 
 def _dataset(flags: argparse.Namespace, needed: tuple[str, ...]):
@@ -188,7 +193,7 @@ def _dataset(flags: argparse.Namespace, needed: tuple[str, ...]):
   from alexnet_jax.data.dataset import open_dataset
 
   folder, saved = flags.workdir, None
-  if _is_folder(folder):
+  if not _is_file(folder):
     saved = read_config(absolute(folder))
   data = (saved or {}).get('data', {})
   fields = 'name', *(f'{which}_split' for which in needed)

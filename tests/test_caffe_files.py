@@ -163,7 +163,7 @@ def test_a_dict_of_dicts(tmp_path, weights):
   check_same(converted.params, weights)
 
 
-@pytest.mark.parametrize('protocol', [2, 3, 4])
+@pytest.mark.parametrize('protocol', [0, 1, 2, 3, 4])
 def test_arrays_are_numpys(tmp_path, protocol):
   """NumPy's own unpickling is the reference."""
   arrays = [

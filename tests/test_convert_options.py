@@ -100,6 +100,9 @@ def test_crop_sizes(network, crop_size, resize_size):
   [
     ('torchvision', 62, 'takes at least 63 pixels'),
     ('torchvision', -1, 'takes at least 63 pixels'),
+    ('torchvision', 0, 'takes at least 63 pixels'),
+    ('torchvision', 10**7, 'must be at most 4096'),
+    ('caffe', 257, 'fit its fc6 at 227 pixels'),
     ('caffe', 224, 'fit its fc6 at 227 pixels'),
     ('caffenet', 300, 'fit its fc6 at 227 pixels'),
   ],

@@ -216,8 +216,41 @@ def test_fine_tune_from_a_name(server, tmp_path):
   assert filled.data.crop_size == 224
   np.testing.assert_allclose(filled.data.mean, imagenet.TORCHVISION_MEAN)
   config.init_from = 'caffe'
-  with pytest.raises(UserError, match=r'convert caffe runs/caffe'):
+  with pytest.raises(UserError, match=r'convert caffe runs/weights'):
     fine_tuning.filled(config, epath.Path(tmp_path / 'run'))
+
+
+@pytest.mark.parametrize('url', ['ftp://h/a.pth', 's3://h/a.pth', 'file:///a'])
+def test_urls_that_cannot_be_read(url, tmp_path):
+  match = r'expected a local path, gs:// or a URL with http:// or https://'
+  with pytest.raises(UserError, match=match):
+    alexnet_jax.load(url)
+  with pytest.raises(UserError, match=match):
+    convert.main([url, str(tmp_path / 'new')])
+
+
+def test_a_page_in_place_of_a_file(server, site, tmp_path):
+  (site / 'page.bin').write_text('<html>log in</html>')
+  url = f'{server.address.replace("http", "HTTP")}/page.bin'
+  with pytest.raises(UserError, match=r'again, delete .*page\.bin$'):
+    alexnet_jax.load(url)
+  with pytest.raises(UserError, match=r'again, delete .*page\.bin$'):
+    convert.main([url, str(tmp_path / 'new')])
+
+
+def test_a_corrupt_archive_is_removed(server, tmp_path):
+  published._mean_image()
+  (archive,) = (tmp_path / 'cache').rglob('*.tar.gz')
+  image = archive.with_name('imagenet_mean.binaryproto')
+  content = bytearray(archive.read_bytes())
+  for position in range(20, len(content), len(content) // 12):
+    content[position] ^= 0x55
+    archive.write_bytes(content)
+    image.unlink(missing_ok=True)
+    with pytest.raises(UserError, match="does not hold Caffe's mean image"):
+      published._mean_image()
+    assert not archive.exists()
+    assert not image.exists()
 
 
 def test_names_that_are_not_published(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def test_what_lies_beside_it(tmp_path, hollow):
     'criterion.weight': torch.ones(4),
   }
   content = {
-    'args': argparse.Namespace(lr=0.1),
+    'args': argparse.Namespace(lr=0.1, data=pathlib.Path('x')),
     'best_acc1': np.float64(56.5),
     'confusion': np.zeros((2, 2)),
     'optimizer': optimizer.state_dict(),
@@ -251,13 +251,19 @@ def test_code_is_named(tmp_path, monkeypatch, hollow):
   saved(tmp_path, {**hollow, 'x': Malicious()}, 'zip.pth')
   saved(tmp_path, {'x': Malicious()}, 'old.pth',
         _use_new_zipfile_serialization=False)  # fmt: skip
-  pathlib.Path('bare.pth').write_bytes(pickle.dumps(Malicious()))
-  for name in ('zip.pth', 'old.pth', 'bare.pth'):
+  names = ['zip.pth', 'old.pth']
+  for protocol in range(5):
+    names.append(f'bare{protocol}.pth')
+    pathlib.Path(names[-1]).write_bytes(pickle.dumps(Malicious(), protocol))
+  for name in names:
     refuse(
       tmp_path, tmp_path / name, match='code, which is never run:.*getattr'
     )
-  pathlib.Path('os.pth').write_bytes(b'\x80\x02cposix\nsystem\nU\x02lsR.')
-  refuse(tmp_path, tmp_path / 'os.pth', match='never run: posix.system')
+  for system in (
+    b'\x80\x02cposix\nsystem\nU\x02lsR.', b"cposix\nsystem\n(S'ls'\ntR."
+  ):  # fmt: skip
+    pathlib.Path('os.pth').write_bytes(system)
+    refuse(tmp_path, tmp_path / 'os.pth', match=r'never run: posix.system')
 
 
 def test_torchscript(tmp_path):

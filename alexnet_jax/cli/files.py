@@ -35,6 +35,24 @@ def absolute(directory: str) -> epath.Path:
   return epath.Path(os.path.abspath(os.path.expanduser(directory)))
 
 
+def is_url(name: str) -> bool:
+  """Whether a name is a URL to download from.
+
+  Raises:
+    UserError: it is a URL that cannot be read.
+
+  Example:
+    >>> is_url('https://example.org/alexnet.pth'), is_url('gs://bucket/run')
+    (True, False)
+  """
+  scheme, separator, _ = name.partition('://')
+  if separator and scheme.lower() not in ('http', 'https', 'gs'):
+    raise UserError(
+      f'{name}: expected a local path, gs:// or a URL with http:// or https://'
+    )
+  return bool(separator) and scheme.lower() != 'gs'
+
+
 def folder_of(name: str, flag: str) -> pathlib.Path:
   """Returns the folder of a flag, local (relative, as typed) or on gs://.
 

@@ -38,8 +38,16 @@ def read(path: str, kind: str, architecture: str | None = None) -> Weights:
   else:
     found, tensors = numpy_pickle.read(path, kind)
   network = _choose(path, found, architecture)
+  tensors = {name: _of_one_output(name, t) for name, t in tensors.items()}
   tensors, notes = with_head(tensors)
   return Weights(path, network, tensors, notes)
+
+
+def _of_one_output(name: str, tensor: Tensor) -> Tensor:
+  """Returns a weight `[n]` as `[1, n]`: old blobs lose leading ones."""
+  if not name.endswith('.weight') or len(tensor.shape) != 1:
+    return tensor
+  return Tensor((1, *tensor.shape), lambda: tensor.read()[None])
 
 
 def _read_protobuf(path: str) -> tuple[str | None, dict[str, Tensor]]:
@@ -67,7 +75,7 @@ def _choose(path: str, found: str | None, asked: str | None) -> str:
   if name not in ('caffe', 'caffenet'):
     raise UserError(
       f'{path} does not say which network its weights belong to: add '
-      '--architecture=caffe or --architecture=caffenet'
+      '--architecture=caffe or --architecture=caffenet of alexnet_jax.convert'
     )
   if asked not in (None, name):
     raise UserError(

@@ -31,6 +31,10 @@ IMAGENET: dict[str, Any] = {
 }
 
 
+# Pixels; more are a mistake.
+_MAX_CROP = 4096
+
+
 class Options(NamedTuple):
   """What a file of weights does not say; None: the default.
 
@@ -184,17 +188,22 @@ def _preprocessing(network: Architecture, options: Options) -> Preprocessing:
     fields['mean'] = np.asarray(options.mean, np.float64)
   if options.std is not None:
     fields['std'] = np.asarray(options.std, np.float64)
-  crop_size = options.crop_size or network.input_size
-  _check_crop_size(network, crop_size)
+  crop_size = network.input_size
+  if options.crop_size is not None:
+    crop_size = options.crop_size
+    _check_crop_size(network, crop_size)
   resize_size = IMAGENET['resize_size']
   if not is_caffe and crop_size not in (224, 227):
     resize_size = round(crop_size * 256 / 224)
-  return Preprocessing(
-    **{**IMAGENET, 'resize_size': resize_size},
-    **fields,
-    crop_size=crop_size,
-    class_names=(),
-  )
+  try:
+    return Preprocessing(
+      **{**IMAGENET, 'resize_size': resize_size},
+      **fields,
+      crop_size=crop_size,
+      class_names=(),
+    )
+  except ValueError as error:
+    raise UserError(f'mean, std or crop_size is not valid: {error}') from error
 
 
 def _check_crop_size(network: Architecture, size: int) -> None:
@@ -209,7 +218,12 @@ def _check_crop_size(network: Architecture, size: int) -> None:
         f'--crop_size={size}: the network {network.name!r} takes at least '
         f'{network.min_input_size} pixels'
       )
-  elif maps != network.spatial_size(network.input_size):
+    if size > _MAX_CROP:
+      raise UserError(f'--crop_size={size} must be at most {_MAX_CROP}')
+  elif (
+    maps != network.spatial_size(network.input_size)
+    or size > IMAGENET['resize_size']
+  ):
     raise UserError(
       f'--crop_size={size}: the weights of {network.name!r} fit its fc6 at '
       f'{network.input_size} pixels'

@@ -30,8 +30,9 @@ TIMEOUT = 30
 PAUSES = (1, 2, 4, 8)
 
 _BLOCK = 1 << 18  # Bytes.
-# torch.hub's names, such as alexnet-owt-7be5be79.pth.
-_NAMED_DIGEST = re.compile(r'-([0-9a-f]{8,64})\.\w+$')
+# torch.hub's names, such as alexnet-owt-7be5be79.pth. Digits alone are a date
+# or a number of steps.
+_NAMED_DIGEST = re.compile(r'-(?=\d*[a-f])([0-9a-f]{8,64})\.[\w.]+$')
 
 
 class Digest(NamedTuple):
@@ -261,6 +262,11 @@ def _opened(
     raise UserError(f'{url} is not a valid URL: {error}') from error
   except (http.client.HTTPException, OSError) as error:
     raise _BrokenError(str(error) or repr(error)) from error
+  try:
+    _checked(response.url)  # urllib follows redirects to ftp://, too.
+  except UserError:
+    response.close()
+    raise
   if response.status in (200, 206):
     return response
   response.close()
@@ -283,7 +289,6 @@ def _start(
     Whether they follow those of the part, and the file's size in bytes if the
     server names it.
   """
-  _checked(response.url)  # urllib follows redirects to ftp://, too.
   if response.status == 200:
     etag = response.headers.get('ETag', 'W/')
     # A weak ETag cannot resume (RFC 9110, section 13.1.5).

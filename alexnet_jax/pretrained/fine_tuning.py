@@ -92,8 +92,8 @@ def _described(source: str) -> tuple[dict[str, Any], Preprocessing]:
     if p.mean.ndim > 1:
       raise UserError(
         f"init_from={source} subtracts Caffe's mean image, which must be in a "
-        f'workdir: python -m alexnet_jax.convert {source} runs/{source}, then '
-        f'init_from=runs/{source}'
+        f'workdir: python -m alexnet_jax.convert {source} runs/weights, then '
+        'init_from=runs/weights'
       )
     return {'model': {'name': network.model.architecture.name}}, p
   folder = absolute(source)

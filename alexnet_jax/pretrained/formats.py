@@ -1,6 +1,6 @@
 """What kind of file a file of weights is, by its content."""
 
-import tarfile
+import os
 
 from alexnet_jax.cli.errors import UserError
 
@@ -32,12 +32,11 @@ def kind_of(path: str) -> str:
   try:
     with open(path, 'rb') as file:
       start = file.read(512)
-    is_tar = start[257:262] == b'ustar' or (
-      bool(start) and tarfile.is_tarfile(path)
-    )
+      file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+      last = file.read()
   except OSError as error:
     raise UserError(f'cannot read {path}: {error}') from error
-  if is_tar:
+  if start[257:262] == b'ustar':
     raise UserError(
       f'{path} is a tar archive, also the format of PyTorch 0.1: give a file '
       'from inside it, or save the state dict with a later PyTorch'
@@ -48,7 +47,9 @@ def kind_of(path: str) -> str:
     return 'hdf5'
   if start.startswith(b'\x93NUMPY'):
     return 'numpy'
-  if start.startswith(b'\x80') and start[1:2] <= b'\x05':
+  is_binary = start.startswith(b'\x80') and start[1:2] <= b'\x05'
+  # Protocols 0 and 1, Python 2's default, have no mark but their first opcode.
+  if is_binary or (start[:1] in (b'(', b'c', b']', b'}') and last == b'.'):
     return 'pickle'
   header = int.from_bytes(start[:8], 'little')
   if start[8:9] == b'{' and header < _LARGEST_HEADER:

@@ -63,7 +63,8 @@ def load(source: epath.PathLike, step: str = 'best') -> Pretrained:
     logits = network.model.apply({'params': network.params}, images)
   """
   if fetched := published.fetch(source):
-    return _of_file(fetched.path, conversion.Options(mean=fetched.mean), step)
+    with published.naming(fetched):
+      return _of_file(fetched.path, conversion.Options(mean=fetched.mean), step)
   folder = absolute(os.fspath(source))
   if folder.is_file():
     with local_file(folder) as path:

@@ -1,19 +1,23 @@
 """The files of weights that their authors published."""
 
 import contextlib
+import gzip
 import hashlib
+import io
 import os
 import pathlib
 import tarfile
+import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.cli.files import write_file
+from alexnet_jax.cli.files import is_url, write_file
 from alexnet_jax.data import imagenet
-from alexnet_jax.pretrained import caffe, downloads
+from alexnet_jax.pretrained import caffe, downloads, torch_files
 from alexnet_jax.pretrained.downloads import Digest
 
 _CAFFE = 'http://dl.caffe.berkeleyvision.org'
@@ -52,11 +56,14 @@ PUBLISHED = {
     Digest('sha1', '4c8d77deb20ea792f84eb5e6d0a11ca0a8660a46'),
   ),
 }
+# Until 2021, torchvision's file was alexnet-owt-4df8aa71.pth.
+_EARLIER = (Digest('sha256', '4df8aa71'),)
 # A member of the archive, without a published digest. The mean of its pixels is
 # `imagenet.CAFFE_MEAN`.
 CAFFE_MEAN_ARCHIVE = f'{_CAFFE}/caffe_ilsvrc12.tar.gz'
 CAFFE_MEAN_MEMBER = 'imagenet_mean.binaryproto'
-_MAX_MEAN_BYTES = 2**24
+# Unpacked, it has some 50 MB.
+_MAX_BYTES = 2**28
 
 
 class Fetched(NamedTuple):
@@ -71,11 +78,12 @@ class Fetched(NamedTuple):
   mean: str | None = None
 
 
-def fetch(source: epath.PathLike) -> Fetched | None:
+def fetch(source: epath.PathLike, with_mean: bool = True) -> Fetched | None:
   """Returns the local copy of published weights, downloaded if needed.
 
   Args:
     source: a name of `PUBLISHED`, or the URL of a file of weights.
+    with_mean: whether Caffe's mean image is needed for its networks.
 
   Returns:
     None if it is neither: then it is a file or a folder.
@@ -92,12 +100,30 @@ def fetch(source: epath.PathLike) -> Fetched | None:
     return None
   for name, published in PUBLISHED.items():
     if source in (name, published.url):
-      path = downloads.fetch(published.url, published.digest)
       is_caffe = published.network != 'torchvision'
-      return Fetched(str(path), _mean_image() if is_caffe else None)
-  if source.startswith(('http://', 'https://')):
+      if not is_caffe:
+        torch_files.import_module('torch')  # Before 244 MB are downloaded.
+      path = downloads.fetch(published.url, published.digest)
+      mean = _mean_image() if is_caffe and with_mean else None
+      return Fetched(str(path), mean)
+  if is_url(source):
     return Fetched(str(downloads.fetch(source)))
   return None
+
+
+@contextlib.contextmanager
+def naming(fetched: Fetched) -> Iterator[None]:
+  """Adds to an error which file of the cache it is about.
+
+  Raises:
+    UserError: as inside it.
+  """
+  try:
+    yield
+  except UserError as error:
+    raise UserError(
+      f'{error}. To download it again, delete {fetched.path}'
+    ) from error
 
 
 def _mean_image() -> str:
@@ -106,20 +132,23 @@ def _mean_image() -> str:
   path = str(archive.with_name(CAFFE_MEAN_MEMBER))
   try:
     if not os.path.exists(path):
-      with tarfile.open(archive) as tar:
+      # Up to its end, where its checksum is.
+      with gzip.open(archive) as file:
+        unpacked = io.BytesIO(file.read(_MAX_BYTES))
+      with tarfile.open(fileobj=unpacked) as tar:
         member = tar.extractfile(CAFFE_MEAN_MEMBER)
         assert member is not None
-        content = member.read(_MAX_MEAN_BYTES)
+        content = member.read()
       write_file(path, lambda file: file.write(content))
     color = caffe.read_mean(path).mean((0, 1))
     if not np.allclose(color, imagenet.CAFFE_MEAN, atol=0.01):
       raise UserError(f'its mean color is {color.tolist()}')
-  except (tarfile.TarError, EOFError, KeyError, AssertionError, UserError,
-          ValueError) as error:  # fmt: skip
+  except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, KeyError,
+          AssertionError, UserError, ValueError) as error:  # fmt: skip
     # Nothing of it is kept, so that the next try starts anew.
-    for file in (path, archive):
+    for name in (path, str(archive)):
       with contextlib.suppress(OSError):
-        os.unlink(file)
+        os.unlink(name)
     raise UserError(
       f"{CAFFE_MEAN_ARCHIVE} does not hold Caffe's mean image: {error}. Try "
       'again, or convert the weights with --mean=FILE'
@@ -128,7 +157,7 @@ def _mean_image() -> str:
 
 
 def is_published(path: str) -> bool:
-  """Returns whether a file is one of `PUBLISHED`, by its content.
+  """Returns whether a file was published, by its content.
 
   Args:
     path: the file's; its name does not matter.
@@ -137,13 +166,12 @@ def is_published(path: str) -> bool:
     >>> is_published(__file__)
     False
   """
-  algorithms = {published.digest.algorithm for published in PUBLISHED.values()}
+  wanted = [*_EARLIER, *(entry.digest for entry in PUBLISHED.values())]
   with pathlib.Path(path).open('rb') as file:
     digests = {}
-    for algorithm in algorithms:
+    for algorithm in {digest.algorithm for digest in wanted}:
       file.seek(0)
       digests[algorithm] = hashlib.file_digest(file, algorithm).hexdigest()
   return any(
-    digests[published.digest.algorithm].startswith(published.digest.start)
-    for published in PUBLISHED.values()
+    digests[digest.algorithm].startswith(digest.start) for digest in wanted
   )

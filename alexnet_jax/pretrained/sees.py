@@ -76,7 +76,6 @@ def make(
     raise UserError(
       f'--unit={unit}: {layer} has {channels} units, 0 to {channels - 1}'
     )
-  out.mkdir(parents=True, exist_ok=True)
   label = int(logits.argmax()) if label is None else label
   content = _facts(network, path, view, logits, label)
   files = {}
@@ -225,6 +224,7 @@ def _box(rows: tuple[int, int], columns: tuple[int, int]):
 
 
 def _write(out, content, files):
+  out.mkdir(parents=True, exist_ok=True)
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
   )

@@ -27,6 +27,15 @@ class _Inert:
 # nothing of them is made.
 _BESIDE = (
   'argparse.Namespace',
+  'types.SimpleNamespace',
+  'pathlib.Path',
+  'pathlib.PosixPath',
+  'pathlib.WindowsPath',
+  'pathlib._local.PosixPath',
+  'pathlib._local.WindowsPath',
+  'datetime.date',
+  'datetime.datetime',
+  'datetime.timedelta',
   'numpy.dtype',
   'numpy.ndarray',
   'numpy.core.multiarray.scalar',

@@ -49,6 +49,7 @@ _WRAPPERS = (
   '_fsdp_wrapped_module',
   '_checkpoint_wrapped_module',
 )
+_PARTS = ('features.', 'classifier.')
 _DEPTH = 5  # Of dicts in dicts.
 _NUM_NAMED = 5  # In messages.
 
@@ -149,7 +150,13 @@ def _candidates(
   }
   unused = []
   for name in tensors:
-    fitting = [prefix for prefix in groups if name.startswith(prefix)]
+    fitting = [
+      prefix
+      for prefix in groups
+      if name.startswith(prefix)
+      # Beside the network, as a loss or a profiler leave them.
+      and (not prefixes or name.removeprefix(prefix).startswith(_PARTS))
+    ]
     if fitting:
       groups[max(fitting, key=len)].append(name)
     else:
@@ -223,7 +230,8 @@ def _same(
       if not np.array_equal(tensor.read(), other.tensors[name].read()):
         choice = _list([taken, *others], '--key=', ' or ')
         raise UserError(
-          f'{path} holds several networks that differ: add {choice}'
+          f'{path} holds several networks that differ: add {choice} of '
+          'alexnet_jax.convert'
         )
   return others
 
