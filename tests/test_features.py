@@ -25,7 +25,16 @@ from alexnet_jax.model.pool import average_pool
 CLASSES = 10
 
 
-@pytest.fixture(scope='module', params=list(ALEXNETS))
+# `make test-long` has those whose operations are in the order of others.
+@pytest.fixture(
+  scope='module',
+  params=[
+    pytest.param(
+      name, marks=[pytest.mark.long] if name in ('owt', 'caffe') else []
+    )
+    for name in ALEXNETS
+  ],
+)
 def networks(request):
   """A network of ours and the reference, with the same random weights."""
   name = request.param

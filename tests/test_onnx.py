@@ -106,6 +106,7 @@ def test_onnx_runtime_agrees(name):
   check(random_network(narrow(ARCHITECTURES[name])))
 
 
+@pytest.mark.long
 def test_a_network_of_full_width_agrees():
   check(random_network(ARCHITECTURES['paper']))
 
