@@ -62,7 +62,7 @@ _EARLIER = (Digest('sha256', '4df8aa71'),)
 # `imagenet.CAFFE_MEAN`.
 CAFFE_MEAN_ARCHIVE = f'{_CAFFE}/caffe_ilsvrc12.tar.gz'
 CAFFE_MEAN_MEMBER = 'imagenet_mean.binaryproto'
-# Unpacked, it has some 50 MB.
+# The most that is unpacked into memory.
 _MAX_BYTES = 2**28
 
 
