@@ -71,7 +71,9 @@ def photograph_like(size):
   return rng.normal(0, 60, (2, size, size, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+@pytest.mark.parametrize(
+  'suffix', ['.pth', pytest.param('.safetensors', marks=pytest.mark.long)]
+)
 def test_torchvision_round_trip(tmp_path, state_dict, suffix):
   source, back = tmp_path / f'in{suffix}', tmp_path / f'out{suffix}'
   if suffix == '.pth':
@@ -116,7 +118,7 @@ def test_torchvision_round_trip(tmp_path, state_dict, suffix):
 @pytest.mark.parametrize(
   ('network', 'version', 'packed', 'data_layers'),
   [('caffe', 1, True, True), ('caffenet', 2, False, True),
-   ('caffe', 2, True, False)],
+   pytest.param('caffe', 2, True, False, marks=pytest.mark.long)],
 )  # fmt: skip
 def test_caffe(tmp_path, caffe_weights, network, version, packed, data_layers):
   source = tmp_path / 'net.caffemodel'

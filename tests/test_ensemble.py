@@ -67,7 +67,7 @@ def score(tiny_dir, workdir, *more, status=0):
   )
 
 
-@pytest.mark.parametrize('crops', [1, 10])
+@pytest.mark.parametrize('crops', [pytest.param(1, marks=pytest.mark.long), 10])
 def test_softmax_outputs_are_averaged(members, tiny_dir, tmp_path, crops):
   before = [contents(member) for member in members]
   done = score(

@@ -83,6 +83,7 @@ def test_figures_agree_with_all_distances(network, tiny_dir, tmp_path, capsys):
     assert image.size == (10 * 48 + 4, 7 * 48 + 4)
 
 
+@pytest.mark.long
 def test_the_choice_of_images_depends_only_on_the_seed(
   network, tiny_dir, tmp_path
 ):

@@ -41,6 +41,7 @@ def width(path):
     return image.size[0]
 
 
+@pytest.mark.long
 def test_from_photos_to_predictions(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   block = re.search(r'```python\n(.*?)```', DOCUMENT.read_text(), re.S)[1]

@@ -143,6 +143,7 @@ def test_stopped_within_an_evaluation_and_resumed(full_run, tiny_dir, tmp_path):
   assert validation(metrics(workdir)) == validation(metrics(full_run[0]))
 
 
+@pytest.mark.long
 def test_a_stall_stops_the_run_and_names_the_layer(
   full_run, tiny_dir, tmp_path
 ):

@@ -30,6 +30,7 @@ def test_each_network_has_a_reference():
 
 
 # `make parity` compares all six.
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['paper'])
 def test_a_network_equals_its_reference(name):
   errors = parity.compare(name)

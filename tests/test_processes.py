@@ -198,6 +198,7 @@ def test_processes_compute_together_what_one_does(tmp_path, image_files):
     assert other[-1] == expected[-1]
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_the_other_one(one_process, tmp_path):
   arguments = (*DIGITS, f'--workdir={tmp_path / "run"}')
   arguments += (f'--config.num_train_steps={STEPS}',)

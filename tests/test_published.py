@@ -1,5 +1,6 @@
 """Weights by name and URL, from a server on loopback that has such files."""
 
+import dataclasses
 import hashlib
 import http.server
 import io
@@ -208,13 +209,21 @@ def test_load_a_url_and_a_file(server, site, capsys):
   assert printed.out == ''
 
 
-def test_fine_tune_from_a_name(server, tmp_path):
+def test_fine_tune_from_a_name(server, tmp_path, monkeypatch):
   config = finetune.get_config()
   config.init_from = 'torchvision'
   filled = fine_tuning.filled(config, epath.Path(tmp_path / 'run'))
   assert filled.model.name == 'torchvision'
   assert filled.data.crop_size == 224
   np.testing.assert_allclose(filled.data.mean, imagenet.TORCHVISION_MEAN)
+  # As Caffe's networks have it, whose files take longer to read.
+  network = alexnet_jax.load('torchvision')
+  p = dataclasses.replace(
+    network.preprocessing, mean=np.zeros((256, 256, 3)), mean_crop='same'
+  )
+  monkeypatch.setattr(
+    pretrained, 'load', lambda _: network._replace(preprocessing=p)
+  )
   config.init_from = 'caffe'
   with pytest.raises(UserError, match=r'convert caffe runs/weights'):
     fine_tuning.filled(config, epath.Path(tmp_path / 'run'))
