@@ -324,6 +324,7 @@ def test_one_and_eight_devices_give_the_same_training():
     )
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_8_devices_resumes_on_fewer(tmp_path):
   workdir = epath.Path(tmp_path)
   with checkpoint.open_checkpoints(workdir, keep=2) as checkpoints:

@@ -24,8 +24,13 @@ import alexnet_jax
 from alexnet_jax import convert, figures, predict, pretrained
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.data import imagenet
-from alexnet_jax.model import ALEXNETS
-from alexnet_jax.pretrained import fine_tuning, published, torchvision
+from alexnet_jax.model import ALEXNETS, AlexNet
+from alexnet_jax.pretrained import (
+  conversion,
+  fine_tuning,
+  published,
+  torchvision,
+)
 from alexnet_jax.pretrained.layouts import source_shapes
 from configs import finetune
 
@@ -217,13 +222,12 @@ def test_fine_tune_from_a_name(server, tmp_path, monkeypatch):
   assert filled.data.crop_size == 224
   np.testing.assert_allclose(filled.data.mean, imagenet.TORCHVISION_MEAN)
   # As Caffe's networks have it, whose files take longer to read.
-  network = alexnet_jax.load('torchvision')
-  p = dataclasses.replace(
-    network.preprocessing, mean=np.zeros((256, 256, 3)), mean_crop='same'
+  p = conversion._preprocessing(ALEXNETS['caffe'], conversion.DEFAULT)
+  p = dataclasses.replace(p, mean=np.zeros((256, 256, 3)))
+  network = pretrained.Pretrained(
+    AlexNet(ALEXNETS['caffe']), {}, p, 0, 0, 'train'
   )
-  monkeypatch.setattr(
-    pretrained, 'load', lambda _: network._replace(preprocessing=p)
-  )
+  monkeypatch.setattr(pretrained, 'load', lambda _: network)
   config.init_from = 'caffe'
   with pytest.raises(UserError, match=r'convert caffe runs/weights'):
     fine_tuning.filled(config, epath.Path(tmp_path / 'run'))

@@ -39,6 +39,7 @@ def test_the_papers_network_trains_on_imagenet_files(workdir):
   assert 0 < train['loss'] < 30
 
 
+@pytest.mark.long
 def test_every_image_is_scored_once(workdir):
   expected = results(workdir)
   for devices, batch_size in ((3, 7),):
