@@ -72,10 +72,12 @@ class Fetched(NamedTuple):
   Attributes:
     path: of the weights.
     mean: of Caffe's mean image, for its networks.
+    is_checked: whether the weights have a published digest.
   """
 
   path: str
   mean: str | None = None
+  is_checked: bool = True
 
 
 def fetch(source: epath.PathLike, with_mean: bool = True) -> Fetched | None:
@@ -107,13 +109,13 @@ def fetch(source: epath.PathLike, with_mean: bool = True) -> Fetched | None:
       mean = _mean_image() if is_caffe and with_mean else None
       return Fetched(str(path), mean)
   if is_url(source):
-    return Fetched(str(downloads.fetch(source)))
+    return Fetched(str(downloads.fetch(source)), is_checked=False)
   return None
 
 
 @contextlib.contextmanager
 def naming(fetched: Fetched) -> Iterator[None]:
-  """Adds to an error which file of the cache it is about.
+  """Adds to an error which file of the cache may be the wrong one.
 
   Raises:
     UserError: as inside it.
@@ -121,6 +123,8 @@ def naming(fetched: Fetched) -> Iterator[None]:
   try:
     yield
   except UserError as error:
+    if fetched.is_checked:
+      raise
     raise UserError(
       f'{error}. To download it again, delete {fetched.path}'
     ) from error
