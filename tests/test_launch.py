@@ -61,8 +61,17 @@ SRUN = f"""#!{sys.executable}
 import os, signal, subprocess, sys, time
 
 assert sys.argv[1] == '--kill-on-bad-exit=1'
-tasks = [
-  subprocess.Popen(
+tasks, stopping = [], []
+# Before the tasks start: the test sends SIGTERM once they print.
+signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
+
+def send(number):
+  for task in tasks:
+    if task.poll() is None:
+      os.killpg(task.pid, number)
+
+for i in range(2):
+  tasks.append(subprocess.Popen(
     sys.argv[2:],
     start_new_session=True,
     env=dict(
@@ -75,17 +84,10 @@ tasks = [
       XLA_FLAGS='--xla_backend_optimization_level=0 '
       '--xla_llvm_disable_expensive_passes=true',
     ),
-  )
-  for i in range(2)
-]
-
-def send(number, frame=None):
-  for task in tasks:
-    if task.poll() is None:
-      os.killpg(task.pid, number)
-
-signal.signal(signal.SIGTERM, send)
+  ))
 while None in (codes := [task.poll() for task in tasks]):
+  if stopping:
+    send(stopping.pop())
   if any(codes):
     time.sleep(0.3)
     send(signal.SIGKILL)
