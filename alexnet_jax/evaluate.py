@@ -24,6 +24,7 @@ from alexnet_jax.data.labels import task_of
 from alexnet_jax.data.of_run import prepare_data
 from alexnet_jax.data.preprocessing import Preprocessing, read_preprocessing
 from alexnet_jax.learning import steps
+from alexnet_jax.learning.placement import replicate
 from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.runs import scoring, signals
 from alexnet_jax.runs.banner import banner
@@ -99,7 +100,7 @@ def evaluate(
     score = scoring.scorer(
       config, model, dataset, preprocessing, classes, leave_if_asked
     )
-    replicated = steps.replicate(params)
+    replicated = replicate(params)
     scores = score(replicated, split)
     if config.eval.train_split:
       scores |= training_errors(score(replicated, config.data.train_split))
@@ -199,7 +200,7 @@ def evaluate_ensemble(
     ],
     task.outputs,
   )
-  params = [steps.replicate(member.params) for member in members]
+  params = [replicate(member.params) for member in members]
   batches = [
     scoring.eval_batches(
       config, m.model, dataset, split, m.preprocessing, classes

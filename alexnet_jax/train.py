@@ -26,6 +26,13 @@ from alexnet_jax.data.classes import match
 from alexnet_jax.data.of_run import class_weights
 from alexnet_jax.learning import health, metrics, optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
+from alexnet_jax.learning.placement import (
+  Placement,
+  check_units,
+  own_part,
+  place,
+  replicate,
+)
 from alexnet_jax.model import onednn
 from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.model.summary import layer_table
@@ -75,16 +82,18 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
   dataset = training_dataset(config, workdir)
   config = with_classes(config, dataset.num_classes)
   steps_per_epoch = check_data(config, dataset)
-  check_batch(config.batch_size, jax.device_count())
+  check_batch(config, jax.device_count())
   profile = profiles.Profile(config.profile, workdir)
   workdirs.check_files(workdir)
   check_workdir(config, workdir, steps_per_epoch)
   total_steps = num_train_steps(config, steps_per_epoch)
   model = build_model(config.model)
   crop_size = config.data.crop_size
+  shapes = abstract_params(model, crop_size)
+  check_units(model, shapes, config.parallelism, jax.device_count())
   lengths = steps_per_epoch, total_steps
   num_classes = dataset.num_classes, model.num_classes
-  guards.check_before(config, abstract_params(model, crop_size), *lengths)
+  guards.check_before(config, shapes, *lengths)
   tx = optimizer.paper_sgd(
     config.optimizer.momentum, config.optimizer.rate_in_velocity
   )
@@ -107,6 +116,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       '--config.model.dtype=float32 (docs/speed.md)'
     )
   state = steps.create_train_state(model, tx, plateau, crop_size, config.seed)
+  placement = place(model, state, config.parallelism)
   for line in layer_table(model.architecture, model.num_classes, crop_size):
     say(f'  {line}')
 
@@ -130,7 +140,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
         if step < total_steps
         else f'nothing to train: all {total_steps} steps are done'
       )
-    state = steps.replicate(state)
+    state = placement.put(state)
     blocks = input_blocks(model, crop_size)
     step_arguments = {
       'model': model,
@@ -138,12 +148,13 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       'rates': optimizer.rates_of(config.optimizer, *lengths),
       'dropout_key': jax.random.key(config.seed + 1),
       'finish': finisher(preprocessing, blocks=blocks),
+      **steps.arguments_of(config),
     }
     if config.data.balance == 'inverse':
       step_arguments['class_weights'] = class_weights(
         dataset, config.data.train_split, model.num_classes
       )
-    p_train_step = steps.p_train_step(**step_arguments)
+    p_train_step = steps.p_train_step(placement, **step_arguments)
     log = Writer(workdir, step)
     chronometer = Chronometer(step, total_steps, config.batch_size)
     scores: dict[str, Any] = {}
@@ -220,7 +231,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
           process_index=jax.process_index(),
           process_count=jax.process_count(),
         ),
-        jax.local_devices(),
+        placement.mesh,
       )
       end = min((epoch + 1) * steps_per_epoch, total_steps)
       bar = tqdm(
@@ -267,11 +278,13 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
           # Not at a last step between two log lines: a run whose num_epochs is
           # raised later must log the same as one that had it from the start.
           if step % config.log_every_steps == 0:
-            state = state.replace(sums=steps.replicate(metrics.zero_sums()))
+            state = state.replace(sums=replicate(metrics.zero_sums()))
           stalled = guards.stalled(config, step, values['loss'], num_classes)
           if stalled and not stall_reported:
             with chronometer.paused():
-              _warn_of_stall(values['loss'], step, state, batch, step_arguments)
+              _warn_of_stall(
+                values['loss'], step, state, batch, placement, step_arguments
+              )
           stall_reported = stalled
           if stalled and config.guards.stall == 'stop':
             save()
@@ -314,7 +327,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       epoch=epochs_done,
       dataset=dataset.full_name,
       num_left_out=len(dataset.skipped.get(config.data.val_split, ())),
-      params_digest=params_digest(jax.device_get(state.params)),
+      params_digest=params_digest(jax.device_get(replicate(state.params))),
     )
   print_results(workdir, results)
   return results
@@ -350,15 +363,19 @@ def _warn_of_stall(
   step: int,
   state: steps.TrainState,
   batch: steps.Batch,
+  placement: Placement,
   arguments: dict[str, Any],
 ) -> None:
   """Warns that the loss does not fall, and prints the state of each layer."""
-  after = steps.p_train_step(**arguments, donate=False)(state, batch)
+  take_step = steps.p_train_step(placement, donate=False, **arguments)
+  before, after = (
+    jax.device_get(replicate(each.params))
+    for each in (state, take_step(state, batch))
+  )
   layers = health.layer_health(
-    jax.device_get(state.params),
-    jax.device_get(after.params),
-    # [local devices, n, ...] -> [local devices x n, ...]
-    jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), batch),
+    before,
+    after,
+    jax.tree.map(own_part, batch),
     model=arguments['model'],
     finish=arguments['finish'],
   )
@@ -383,4 +400,4 @@ def _observe(config, plateau, state, error) -> steps.TrainState:
       f'{config.learning_rate * after.scale:.3g} (drop {drop} of at most '
       f'{config.plateau_max_drops})'
     )
-  return state.replace(plateau=steps.replicate(after))
+  return state.replace(plateau=replicate(after))

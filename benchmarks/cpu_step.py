@@ -26,6 +26,7 @@ import turns
 
 from alexnet_jax.cli import machine
 from alexnet_jax.learning import optimizer, steps
+from alexnet_jax.learning.placement import place
 from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.model.ablations import ablated
 from configs import default
@@ -83,13 +84,15 @@ def our_step(
   images, labels = libraries.batch_of(architecture, batch_size)
   images = jnp.asarray(images, dtype)
   batch = jax.device_put({'image': images[None], 'label': labels[None]})
+  placement = place(model, state)
   step = steps.p_train_step(
+    placement,
     model=model,
     tx=tx,
     rates=optimizer.rates_of(config, 1000, 90_000),
     dropout_key=jax.random.key(0),
   )
-  return step, steps.replicate(state), batch
+  return step, placement.put(state), batch
 
 
 def plain_flax(

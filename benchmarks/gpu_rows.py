@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import libraries
 import turns
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from alexnet_jax.learning import optimizer, steps
+from alexnet_jax.learning.placement import place
 from alexnet_jax.model import ARCHITECTURES, AlexNet, Architecture
 
 # The fields of `config.optimizer` in configs/imagenet.py that a step needs;
@@ -131,7 +132,9 @@ class Row:
     tx = optimizer.paper_sgd(OPTIMIZER.momentum, OPTIMIZER.rate_in_velocity)
     plateau = optimizer.plateau_decay(OPTIMIZER)
     state = steps.create_train_state(model, tx, plateau, size, 0)
+    placement = place(model, state)
     step = steps.p_train_step(
+      placement,
       model=model,
       tx=tx,
       rates=optimizer.rates_of(OPTIMIZER, 1000, 90_000),
@@ -139,15 +142,13 @@ class Row:
     )
     images, labels = libraries.batch_of(self.architecture, self.batch)
     # As `input_pipeline.to_devices` does.
-    sharding = NamedSharding(
-      Mesh(jax.local_devices(), (steps.AXIS,)), PartitionSpec(steps.AXIS)
-    )
+    sharding = NamedSharding(placement.mesh, PartitionSpec(steps.AXIS))
     batch = jax.device_put(
       {'image': jnp.asarray(images)[None].astype(self.dtype),
        'label': jnp.asarray(labels)[None]},
       sharding,
     )  # fmt: skip
-    return step, steps.replicate(state), batch
+    return step, placement.put(state), batch
 
   def precision_context(self) -> Any:
     """Returns a context in which JAX has the row's precision."""

@@ -16,6 +16,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
   # Global batch size, divided equally between all devices.
   config.batch_size = 128
+  # Where the fully connected layers are: data (on each device) or hybrid.
+  # With hybrid, each device has a part of them: docs/pods.md.
+  config.parallelism = 'data'
+  # Number of parts that a batch is processed in, one after the other.
+  # More parts take less memory. Running averages of batch normalization apart,
+  # they change no result without dropout.
+  config.grad_accumulation = 1
   # Number of epochs to train.
   config.num_epochs = 90
   # Number of training steps; overrides num_epochs.
@@ -121,6 +128,8 @@ def get_config() -> ml_collections.ConfigDict:
   # True: v <- .9 v - lr (g + decay w), w <- w + v (the paper, cuda-convnet,
   # Caffe). False: v <- .9 v + g + decay w, w <- w - lr v (PyTorch).
   optimizer.rate_in_velocity = True
+  # Precision in which devices send and add gradients: float32 or bfloat16.
+  optimizer.reduce_dtype = 'float32'
   # Rules for the learning rate and weight decay of parameters, by name pattern.
   # A rule has `params`, a pattern such as '*/bias' or 'conv1/*', and any of
   # `learning_rate` (replaces the schedule), `multiplier` (of the schedule) and

@@ -22,6 +22,7 @@ from alexnet_jax.data import (
   input_pipeline,
 )
 from alexnet_jax.data.dataset import open_dataset
+from alexnet_jax.learning.placement import mesh_of
 
 
 @pytest.fixture(scope='module')
@@ -357,10 +358,8 @@ def test_keys_of_another_dataset_are_refused(tiny, tmp_path):
 
 
 def test_to_devices_keeps_order(tiny):
-  import jax
-
   batches = train_batches(tiny, batch_size=8)
-  sent = list(input_pipeline.to_devices(iter(batches), jax.local_devices()))
+  sent = list(input_pipeline.to_devices(iter(batches), mesh_of()))
   assert sent[0]['image'].shape == (8, 1, 32, 32, 3)
   assert_same(
     [

@@ -9,6 +9,7 @@ import pytest
 
 from alexnet_jax.cli.errors import TrainingStopped, UserError
 from alexnet_jax.learning import health, optimizer, steps
+from alexnet_jax.learning.placement import place
 from alexnet_jax.model import AlexNet, Architecture
 from alexnet_jax.model.build import abstract_params
 from alexnet_jax.model.layer_types import Activation, Conv, Dense, MaxPool
@@ -50,26 +51,20 @@ def state():
   return steps.create_train_state(MODEL, optimizer.paper_sgd(), plateau, 23, 0)
 
 
-def p_step(config):
-  return jax.pmap(
-    lambda state, batch: steps.train_step(
-      state,
-      batch,
-      model=MODEL,
-      tx=optimizer.paper_sgd(),
-      rates=optimizer.rates_of(config.optimizer, 10, 100),
-      dropout_key=jax.random.key(0),
-    ),
-    axis_name=steps.AXIS,
-    in_axes=(None, 0),
-    out_axes=None,
-    devices=jax.devices()[:1],
+def p_step(config, state):
+  return steps.p_train_step(
+    place(MODEL, state, devices=jax.devices()[:1]),
+    donate=False,
+    model=MODEL,
+    tx=optimizer.paper_sgd(),
+    rates=optimizer.rates_of(config.optimizer, 10, 100),
+    dropout_key=jax.random.key(0),
   )
 
 
 def test_a_loss_that_is_not_finite_names_its_step(state):
   config = settings()
-  step = p_step(config)
+  step = p_step(config, state)
   state = step(state, batch())
   guards.check_finite(config, state, 1)
   images = np.zeros((8, 23, 23, 3))
@@ -87,7 +82,7 @@ def test_a_gradient_that_is_not_finite_with_a_finite_loss(state):
   state.params['conv1']['kernel'] *= 0
   state.params['conv1']['bias'] += 1
   state.params['fc4']['kernel'] *= 1e4
-  state = p_step(settings())(state, batch(np.full((8, 23, 23, 3), 3e38)))
+  state = p_step(settings(), state)(state, batch(np.full((8, 23, 23, 3), 3e38)))
   assert math.isfinite(state.sums['loss'])
   with pytest.raises(TrainingStopped, match='gradient of step 1 is NaN'):
     guards.check_finite(settings(), state, None)
@@ -126,7 +121,7 @@ def test_when_a_loss_counts_as_stalled(step, loss, changes, expected):
 def test_the_layer_that_died_is_named(state):
   config = settings()
   one = jax.tree.map(lambda x: x[0], batch())
-  after = p_step(config)(state, batch())
+  after = p_step(config, state)(state, batch())
   alive = health.layer_health(state.params, after.params, one, model=MODEL)
   assert list(alive) == ['conv1', 'conv2', 'fc3', 'fc4']
   assert all(alive[name]['dead'] < 0.5 for name in ('conv1', 'conv2', 'fc3'))
@@ -148,7 +143,7 @@ def test_the_layer_that_died_is_named(state):
   )
 
   state.params['conv2']['bias'] -= 1e6
-  after = p_step(config)(state, batch())
+  after = p_step(config, state)(state, batch())
   dead = health.layer_health(state.params, after.params, one, model=MODEL)
   assert dead['conv1']['dead'] < 0.5
   assert dead['conv2']['dead'] == 1

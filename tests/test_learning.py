@@ -1,4 +1,3 @@
-import functools
 import itertools
 import types
 
@@ -10,7 +9,7 @@ import pytest
 from etils import epath
 from test_alexnet import small
 
-from alexnet_jax.learning import metrics, optimizer, steps
+from alexnet_jax.learning import metrics, optimizer, placement, steps
 from alexnet_jax.model import AlexNet
 from alexnet_jax.runs import checkpoint
 
@@ -248,23 +247,14 @@ def train(
   state = steps.create_train_state(model, tx, plateau, 67, seed=0)
   if start:
     state = checkpoints.restore(start, state)
-  mesh = jax.sharding.Mesh(np.array(devices), ('batch',))
-  state = jax.device_put(
-    state, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  )
-  step = jax.pmap(
-    functools.partial(
-      steps.train_step,
-      model=model,
-      tx=tx,
-      rates=optimizer.rates_of(settings(learning_rate=0.001), 100, 100),
-      dropout_key=jax.random.key(1),
-    ),
-    axis_name=steps.AXIS,
-    in_axes=(None, 0),
-    out_axes=None,
-    donate_argnums=0,
-    devices=devices,
+  placed = placement.place(model, state, devices=devices)
+  state = placed.put(state)
+  step = steps.p_train_step(
+    placed,
+    model=model,
+    tx=tx,
+    rates=optimizer.rates_of(settings(learning_rate=0.001), 100, 100),
+    dropout_key=jax.random.key(1),
   )
   rng = np.random.default_rng(0)
   losses, before = [], float(state.sums['loss'])
@@ -350,18 +340,14 @@ def test_devices_drop_different_units():
   image = np.random.default_rng(0).normal(size=(1, 67, 67, 3)) * 50
   losses = []
   for num_devices in (1, 8):
-    step = jax.pmap(
-      functools.partial(
-        steps.train_step,
-        model=model,
-        tx=tx,
-        rates=optimizer.rates_of(settings(), 100, 100),
-        dropout_key=jax.random.key(1),
-      ),
-      axis_name=steps.AXIS,
-      in_axes=(None, 0),
-      out_axes=None,
-      devices=jax.local_devices()[:num_devices],
+    devices = jax.local_devices()[:num_devices]
+    step = steps.p_train_step(
+      placement.place(model, state, devices=devices),
+      donate=False,
+      model=model,
+      tx=tx,
+      rates=optimizer.rates_of(settings(), 100, 100),
+      dropout_key=jax.random.key(1),
     )
     batch = {
       'image': np.stack([image] * num_devices).astype(np.float32),
@@ -384,7 +370,7 @@ def test_crops_are_averaged_after_the_softmax():
     'mask': np.ones((8, 1), np.float32),
   }
   p_eval_step = steps.p_eval_step(model)
-  sums = p_eval_step(steps.replicate(variables['params']), batch)
+  sums = p_eval_step(placement.replicate(variables['params']), batch)
   logits = jax.jit(model.apply)(variables, images.reshape(80, 67, 67, 3))
   probs = jax.nn.softmax(logits).reshape(8, 10, 5).mean(axis=1)
   expected = -np.log(probs[np.arange(8), labels[:, 0]]).sum()

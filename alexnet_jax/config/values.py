@@ -13,6 +13,7 @@ from alexnet_jax.model import ARCHITECTURES, Architecture
 from alexnet_jax.model.ablations import ABLATIONS, ablated
 
 _CHOICES: dict[str, Collection[Any]] = {
+  'parallelism': ('data', 'hybrid'),
   # Includes those that a config file has added.
   'model.name': ARCHITECTURES.keys(),
   'model.dtype': ('float32', 'bfloat16'),
@@ -24,6 +25,7 @@ _CHOICES: dict[str, Collection[Any]] = {
   'data.balance': ('none', 'inverse'),
   'data.finish': ('host', 'device'),
   'data.on_error': ('stop', 'skip'),
+  'optimizer.reduce_dtype': ('float32', 'bfloat16'),
   'optimizer.schedule': (
     'plateau',
     'step',
@@ -40,6 +42,7 @@ _CHOICES: dict[str, Collection[Any]] = {
 
 _AT_LEAST = {
   'batch_size': 1,
+  'grad_accumulation': 1,
   'num_epochs': 1,
   'num_train_steps': 1,
   'log_every_steps': 1,
@@ -325,16 +328,19 @@ def profile_steps(text: str) -> range:
   return range(int(match[1]), int(match[2]))
 
 
-def check_batch(batch_size: int, num_devices: int) -> None:
+def check_batch(config: Config, num_devices: int) -> None:
   """Checks that a batch can be divided equally between the devices.
 
   Raises:
     UserError: it cannot; the message names the nearest sizes that can.
   """
-  if batch_size % num_devices:
-    lower = batch_size // num_devices * num_devices
-    nearest = [n for n in (lower, lower + num_devices) if n]
+  size, parts = config.batch_size, config.grad_accumulation
+  each = num_devices * parts
+  if size % each:
+    lower = size // each * each
+    nearest = [n for n in (lower, lower + each) if n]
+    of_each = f', in {parts} parts each (grad_accumulation)' * (parts > 1)
     raise UserError(
-      f'batch_size {batch_size} is not divisible by the {num_devices} '
-      f'devices: use {" or ".join(map(str, nearest))}'
+      f'batch_size {size} is not divisible by the {num_devices} devices'
+      f'{of_each}: use {" or ".join(map(str, nearest))}'
     )

@@ -340,28 +340,31 @@ def iterate(
 
 
 def to_devices(
-  batches: Iterator[Batch], devices: list[Any]
+  batches: Iterator[Batch], mesh: Mesh
 ) -> Iterator[dict[str, jax.Array]]:
-  """Sends batches to the devices ahead of their use, laid out for `jax.pmap`.
+  """Sends batches to the devices ahead of their use.
 
   Args:
-    batches: arrays `[n, ...]`, with n divisible by the number of devices.
-    devices: the devices of this process.
+    batches: this process's arrays, `[n, ...]`, with n divisible by the number
+      of its devices.
+    mesh: the devices of all processes (`placement.mesh_of`).
 
   Yields:
-    The same arrays as `[devices, n / devices, ...]`, with one part on each
-    device.
+    The same arrays as `[devices, images per device, ...]`, with one part on
+    each device. Other processes' devices have their own.
   """
-  sharding = NamedSharding(
-    Mesh(np.array(devices), ('batch',)), PartitionSpec('batch')
-  )
+  sharding = NamedSharding(mesh, PartitionSpec('batch'))
+  number = len(mesh.local_devices)
   queue: collections.deque = collections.deque()
   for batch in batches:
-    split = {
-      name: x.reshape(len(devices), -1, *x.shape[1:])
-      for name, x in batch.items()
+    parts = {
+      name: x.reshape(number, -1, *x.shape[1:]) for name, x in batch.items()
     }
-    queue.append(jax.device_put(split, sharding))
+    queue.append(
+      jax.device_put(parts, sharding)
+      if sharding.is_fully_addressable
+      else jax.make_array_from_process_local_data(sharding, parts)
+    )
     if len(queue) > PREFETCH:
       yield queue.popleft()
   yield from queue

@@ -1,7 +1,7 @@
 """The training state and the pure training and evaluation steps.
 
-Each step function processes one device's share of a batch. `jax.pmap` runs it
-on all devices; 'batch' is the name of the axis over them.
+Each step function processes one device's share of a batch. `placement.py` runs
+it on all devices; 'batch' is the name of the axis over them.
 """
 
 import functools
@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.experimental.xla_metadata import set_xla_metadata
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from alexnet_jax.learning import metrics, optimizer
 from alexnet_jax.learning.finish import Finish, finished_on_host
+from alexnet_jax.learning.placement import AXIS, Placement, mesh_of, on_devices
 from alexnet_jax.model import AlexNet
 
-AXIS = 'batch'
 Batch = dict[str, jax.Array]
 
 
@@ -84,53 +84,77 @@ def train_step(
   tx: optax.GradientTransformationExtraArgs,
   rates: Callable[..., optimizer.Rates],
   dropout_key: jax.Array,
+  placement: Placement,
   finish: Finish = finished_on_host,
   class_weights: np.ndarray | None = None,
+  grad_accumulation: int = 1,
+  reduce_dtype: Any = None,
 ) -> TrainState:
   """Does one step of the paper's SGD (section 5) on a share of the batch.
 
   Args:
-    state: the state, equal on all devices.
+    state: what this device has of the state.
     batch: this device's `image`, `[n, H, W, 3]`, and `label`, `[n]`, and the
       other arrays that `finish` needs.
     model: the network.
     tx: `optimizer.paper_sgd`.
     rates: `optimizer.rates_of`.
     dropout_key: the run's random key; step and device are folded in.
+    placement: where the parameters are, and how gradients get there.
     finish: computes the network's input from the batch (`finish.finisher`).
     class_weights: of the loss, `[num_classes]`; None: all 1. The metric sums
       have no weights.
+    grad_accumulation: number of equal parts that the share is processed in, one
+      after the other, to take less memory.
+    reduce_dtype: precision in which devices send and add gradients; None: the
+      parameters'.
 
   Returns:
-    The next state, equal on all devices.
+    What this device has of the next state.
   """
+  several = jax.lax.axis_size(AXIS) > 1
+  if several:
+    model = model.clone(
+      axis_name=AXIS, divided=placement.parallelism == 'hybrid'
+    )
   key = jax.random.fold_in(dropout_key, state.step)
   key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
-  with jax.named_scope('input'):
-    images = finish(batch)
 
-  def loss_fn(params):
-    logits: Any = model.apply(
-      {'params': params}, images, train=True, rngs={'dropout': key}
+  def loss_fn(params, part, key):
+    with jax.named_scope('input'):
+      images = finish(part)
+    logits, new = model.apply(
+      {'params': params},
+      images,
+      train=True,
+      rngs={'dropout': key},
+      mutable=['averages'],
     )
     with jax.named_scope('loss'):
       log_probs = jax.nn.log_softmax(logits)
       sums = metrics.metric_sums(
-        log_probs, batch['label'], jnp.ones(len(log_probs))
+        log_probs, part['label'], jnp.ones(len(log_probs))
       )
       loss = sums['loss'] / len(log_probs)
       if class_weights is not None:
-        labels = batch['label'][:, None]
+        labels = part['label'][:, None]
         of_label = jnp.take_along_axis(log_probs, labels, axis=1)[:, 0]
-        loss = -(jnp.asarray(class_weights)[batch['label']] * of_label).mean()
-      return loss, sums
+        loss = -(jnp.asarray(class_weights)[part['label']] * of_label).mean()
+      return loss, (sums, new.get('averages', {}))
 
-  grads, sums = jax.grad(loss_fn, has_aux=True)(state.params)
-  if jax.lax.axis_size(AXIS) > 1:
+  def gradients(part, key):
+    return jax.grad(loss_fn, has_aux=True)(params, part, key)
+
+  with jax.named_scope('all_gather'):
+    params = placement.gathered(state.params, model.dtype)
+  grads, (sums, averages) = _over_parts(
+    gradients, batch, key, grad_accumulation
+  )
+  if several:
     with jax.named_scope('all_reduce'):
       # All shares have the same size, so the mean of their means is the
       # batch's mean.
-      grads = jax.lax.pmean(grads, AXIS)
+      grads = placement.reduced(grads, reduce_dtype)
       sums = jax.lax.psum(sums, AXIS)
   else:
     grads = jax.lax.platform_dependent(
@@ -142,8 +166,11 @@ def train_step(
       state.opt_state,
       state.params,
       rates=rates(state.params, state.step, state.plateau.scale),
+      squares=placement.squares,
     )
     params = optax.apply_updates(state.params, updates)
+    # The running averages of batch normalization have no gradient.
+    params = {**params, **averages}
   with jax.named_scope('not_finite'):
     # The update writes these arrays anyway, so this needs no pass over the
     # gradients. A gradient or a parameter that is not finite makes the velocity
@@ -154,7 +181,8 @@ def train_step(
       cpu=lambda params, velocity: velocity,
       default=lambda *both: jax.tree.map(jnp.add, *both),
     )
-    first = (state.not_finite == 0) & ~all_finite((sums['loss'], written))
+    finite = placement.on_all(all_finite((sums['loss'], written)))
+    first = (state.not_finite == 0) & ~finite
   return state.replace(
     step=state.step + 1,
     not_finite=jnp.where(first, state.step + 1, state.not_finite),
@@ -162,6 +190,35 @@ def train_step(
     opt_state=opt_state,
     sums=jax.tree.map(jnp.add, state.sums, sums),
   )
+
+
+def _over_parts(gradients, batch, key, number):
+  """Returns the mean gradient and averages of a batch's parts, and their sums.
+
+  Args:
+    gradients: returns `(gradient, (sums, averages))` of a part and its key.
+    batch: `[n, ...]`.
+    key: of the batch; the part is folded in.
+    number: of parts.
+  """
+  if number == 1:
+    return gradients(batch, key)
+  parts = jax.tree.map(lambda x: x.reshape(number, -1, *x.shape[1:]), batch)
+
+  def add(total, part):
+    i, images = part
+    found = gradients(images, jax.random.fold_in(key, i))
+    return jax.tree.map(jnp.add, total, found), None
+
+  numbers = jnp.arange(number)
+  first = jax.tree.map(lambda x: x[0], (numbers, parts))
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(lambda part: gradients(part[1], key), first),
+  )
+  (grads, (sums, averages)), _ = jax.lax.scan(add, zeros, (numbers, parts))
+  mean = lambda tree: jax.tree.map(lambda x: x / number, tree)  # noqa: E731
+  return mean(grads), (sums, mean(averages))
 
 
 def _wait_for_all(grads):
@@ -265,34 +322,46 @@ def _scored(log_probs, batch):
 
 
 # Names of the parts of a step in profiles, in addition to the network's layers.
-SCOPE_NAMES = ('input', 'loss', 'all_reduce', 'optimizer', 'not_finite')
+SCOPE_NAMES = (
+  'input',
+  'all_gather',
+  'loss',
+  'all_reduce',
+  'optimizer',
+  'not_finite',
+)
+
+
+def arguments_of(config: Any) -> dict[str, Any]:
+  """Returns the arguments of `train_step` that a config has."""
+  reduced = config.optimizer.reduce_dtype
+  return {
+    'grad_accumulation': config.grad_accumulation,
+    'reduce_dtype': None if reduced == 'float32' else jnp.dtype(reduced),
+  }
 
 
 def p_train_step(
-  *,
-  donate: bool = True,
-  devices: Sequence[Any] | None = None,
-  **arguments: Any,
-):
+  placement: Placement, *, donate: bool = True, **arguments: Any
+) -> Any:
   """Returns `train_step` on all devices: `(state, batch) -> state`.
 
   Args:
+    placement: where the state is.
     donate: whether the new state takes the old one's memory. The old state must
-      then come from `replicate`, and cannot be used again.
-    devices: devices to compile for; by default JAX's own.
-    **arguments: the arguments of `train_step` after the batch.
+      then come from `placement.put`, and cannot be used again.
+    **arguments: the other arguments of `train_step` after the batch.
 
   Returns:
-    A function of the state, which is not stacked, and the batch,
-    `[local devices, n, ...]`.
+    A function of the state and the batch, `[devices, n, ...]`.
   """
-  return jax.pmap(
-    functools.partial(train_step, **arguments),
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=None,
-    donate_argnums=0 if donate else (),
-    devices=devices,
+  return on_devices(
+    functools.partial(train_step, placement=placement, **arguments),
+    placement.mesh,
+    placement.specs,
+    placement.specs,
+    pmapped=placement.parallelism == 'data',
+    donate=donate,
   )
 
 
@@ -302,41 +371,21 @@ def p_eval_step(
   outputs: np.ndarray | None = None,
   *,
   devices: Sequence[Any] | None = None,
-):
-  """Returns `eval_step` on all devices: `(params, batch) -> sums`."""
-  return jax.pmap(
-    functools.partial(eval_step, model=model, finish=finish, outputs=outputs),
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=None,
-    devices=devices,
+) -> Any:
+  """Returns `eval_step` on all devices: `(params, batch) -> sums`.
+
+  The parameters must come from `placement.replicate`.
+  """
+  step = functools.partial(
+    eval_step, model=model, finish=finish, outputs=outputs
   )
+  return on_devices(step, mesh_of(devices), PartitionSpec(), PartitionSpec())
 
 
 def p_ensemble_step(
   members: Sequence[tuple[AlexNet, Finish]],
   outputs: np.ndarray | None = None,
-):
+) -> Any:
   """Returns `ensemble_step` on all devices: `(params, batches) -> sums`."""
-  return jax.pmap(
-    functools.partial(ensemble_step, members=members, outputs=outputs),
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=None,
-  )
-
-
-def replicated_sharding() -> NamedSharding:
-  """Returns the sharding with a copy on each of this process's devices."""
-  return NamedSharding(
-    Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()
-  )
-
-
-def replicate(tree: Any) -> Any:
-  """Copies a tree of arrays to each of this process's devices.
-
-  A step that donates its state needs such a copy; it deletes the arrays that it
-  is given.
-  """
-  return jax.device_put(tree, replicated_sharding())
+  step = functools.partial(ensemble_step, members=members, outputs=outputs)
+  return on_devices(step, mesh_of(), PartitionSpec(), PartitionSpec())

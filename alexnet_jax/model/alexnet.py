@@ -37,6 +37,10 @@ class AlexNet(nn.Module):
     conv_batch: number of images that the convolutions process at a time, or
       None for the whole batch. It affects speed only: on TPU, 128 images fill
       the lanes, and activations between two layers stay on the chip.
+    axis_name: in training on several devices, the axis over them; else None.
+    divided: whether each device along `axis_name` has a part of the fully
+      connected layers (`learning/placement.py`). The images and the logits are
+      then its own.
 
   Example:
     >>> from alexnet_jax.model import ARCHITECTURES
@@ -55,6 +59,8 @@ class AlexNet(nn.Module):
   num_classes: int = 1000
   dtype: jnp.dtype = jnp.float32
   conv_batch: int | None = None
+  axis_name: str | None = None
+  divided: bool = False
 
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
     """Returns the logits of a batch of images.
@@ -151,9 +157,29 @@ class AlexNet(nn.Module):
     for name, layer in layers[len(convs) :]:
       assert isinstance(layer, layer_types.Dense)
       x = x.reshape(x.shape[0], -1)  # fc6's input: [N, 6 * 6 * 256]
-      x = Dense(layer, self.num_classes, self.dtype, name=name)(x)
+      part = {}
+      if self.divided:
+        x, part = self._part(name, x)
+      x = Dense(layer, self.num_classes, self.dtype, **part, name=name)(x)
       x = self._then(name, layer, x, train, wanted, found)
     return x if wanted is None else {name: found[name] for name in wanted}
+
+  def _part(self, name, x):
+    """Returns the input of this device's part of a layer, and that part.
+
+    Of a fully connected layer, devices have some units each, and compute them
+    for the images of all devices. Of the last layer they have some inputs each,
+    and get the sums of all devices for their own images.
+    """
+    axis, names = self.axis_name, self.architecture.layer_names
+    is_first = not names[names.index(name) - 1].startswith('fc')
+    if name == names[-1]:
+      if is_first:  # [n, in] -> [N, in / devices]
+        x = jax.lax.all_to_all(x, axis, 1, 0, tiled=True)
+      return x, {'sum_over': axis}
+    # The first: [n, in] -> [N, in]; others: [N, in / devices] -> [N, in].
+    x = jax.lax.all_gather(x, axis, axis=0 if is_first else 1, tiled=True)
+    return x, {'parts': jax.lax.axis_size(axis)}
 
   def _check(self, images, layers):
     """Returns whether these are blocks of pixels; checks the size."""
@@ -264,15 +290,25 @@ class Dense(nn.Module):
   layer: layer_types.Dense
   num_classes: int
   dtype: jnp.dtype
+  parts: int = 1
+  sum_over: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps `[N, in]` to `[N, features]`."""
-    features = self.layer.features or self.num_classes
+    """Maps `[N, in]` to `[N, features]`.
+
+    With `parts`, to one of so many equal parts of the features. With
+    `sum_over`, an axis of devices, the inputs are a part, and this device's
+    images alone are returned.
+    """
+    features = (self.layer.features or self.num_classes) // self.parts
     kernel_init, bias_init = _initializers(self.layer, x.shape[-1])
     kernel = self.param('kernel', kernel_init, (x.shape[-1], features))
     bias = self.param('bias', bias_init, (features,))
-    return add_bias(product(x, kernel), bias)
+    y = product(x, kernel)
+    if self.sum_over:
+      y = jax.lax.psum_scatter(y, self.sum_over, tiled=True)
+    return add_bias(y, bias)
 
 
 def _parts(x, size):

@@ -84,7 +84,7 @@ def check_config(checks: Checks, config: Config) -> None:
 def check_batch(checks: Checks, config: Config, num_devices: int) -> None:
   """Checks that the devices divide the training batch."""
   with checks.row('batch') as found:
-    values.check_batch(config.batch_size, num_devices)
+    values.check_batch(config, num_devices)
     found.append(
       f'{config.batch_size} on {num_devices} device(s), '
       f'{config.batch_size // num_devices} on each'

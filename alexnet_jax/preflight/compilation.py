@@ -18,6 +18,7 @@ from alexnet_jax.data.of_run import needs_color_stats, preprocessing_of
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
+from alexnet_jax.learning.placement import mesh_of, place
 from alexnet_jax.model import onednn
 from alexnet_jax.model.build import build_model
 from alexnet_jax.preflight.executables import Kernels, Memory, Program, memory
@@ -109,6 +110,7 @@ class Steps:
       'rates': optimizer.rates_of(config.optimizer, *lengths),
       'dropout_key': jax.random.key(config.seed + 1),
       'finish': finisher(self.preprocessing, blocks=self.blocks),
+      **steps.arguments_of(config),
     }
     self._scopes = own.architecture.scope_names + steps.SCOPE_NAMES
 
@@ -119,12 +121,13 @@ class Steps:
 
   def measure(self, compiled: Any, batch_size: int) -> float:
     """Returns the images/s of the training step on this machine's devices."""
-    state = steps.replicate(self._make_state())
+    state = self._make_state()
+    state = self._placed(self._topology.devices).put(state)
     ones = jax.tree.map(
       lambda x: np.ones((batch_size, *x.shape[2:]), x.dtype),
       self.train_batch(batch_size),
     )
-    [batch] = input_pipeline.to_devices(iter([ones]), jax.local_devices())
+    [batch] = input_pipeline.to_devices(iter([ones]), mesh_of())
     state = jax.block_until_ready(compiled(state, batch))
     done, begin = 0, time.monotonic()
     while done < 2 or time.monotonic() < begin + 2:
@@ -171,9 +174,16 @@ class Steps:
     waiting = _num_bytes(self._state) - _num_bytes(self._state.params)
     return self._compile(Steps._eval_parts, batch_size, waiting)
 
+  def _placed(self, devices):
+    parallelism = self._config.parallelism
+    return place(self.model, self._state, parallelism, devices)
+
   def _train_parts(self, batch_size):
     """Returns the step as a function of devices, and its argument shapes."""
-    step_on = functools.partial(steps.p_train_step, **self._arguments)
+
+    def step_on(devices):
+      return steps.p_train_step(self._placed(devices), **self._arguments)
+
     return step_on, self._state, self.train_batch(batch_size)
 
   def _eval_parts(self, batch_size):

@@ -112,13 +112,10 @@ class Checkpoints:
   def save(self, state: TrainState) -> None:
     """Saves a state under its step, in the background.
 
-    Saving a step that is already saved does nothing.
+    Each process writes what its devices have of it. Saving a step that is
+    already saved does nothing.
     """
     step = int(state.step)
-    if jax.process_count() > 1:
-      state = jax.tree.map(
-        ocp.utils.fully_replicated_host_local_array_to_global_array, state
-      )
     with storage_errors('save a checkpoint', self._workdir):
       self._manager.save(step, args=ocp.args.StandardSave(state))
 

@@ -16,6 +16,7 @@ from alexnet_jax.data.labels import Task, task_of
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.learning import metrics, steps
 from alexnet_jax.learning.finish import Finish, finisher, input_blocks
+from alexnet_jax.learning.placement import mesh_of, replicate
 from alexnet_jax.model import AlexNet
 
 _NUM_CONFUSED = 10
@@ -40,8 +41,8 @@ def scorer(
     at_each_batch: called before each batch; may raise to end the evaluation.
 
   Returns:
-    `score(params, split)`. The parameters must be on this process's devices
-    (`steps.replicate`). It returns what `add_up` returns.
+    `score(params, split)`, which returns what `add_up` returns. The parameters
+    may be anywhere.
   """
   finish = eval_finisher(config, model, preprocessing)
 
@@ -53,7 +54,7 @@ def scorer(
   def score(params: Any, split: str) -> dict[str, Any]:
     task = task_of(classes, dataset, split)
     outputs = None if task.outputs is None else tuple(task.outputs.tolist())
-    step = compiled_for(outputs)
+    step, params = compiled_for(outputs), replicate(params)
     batches = eval_batches(
       config, model, dataset, split, preprocessing, classes
     )
@@ -79,7 +80,7 @@ def eval_batches(
   preprocessing: Preprocessing,
   classes: Classes,
 ) -> Iterator[steps.Batch]:
-  """Yields the batches of an evaluation on this process's devices."""
+  """Yields the batches of an evaluation, on the devices."""
   return device_batches(
     dataset,
     split,
@@ -102,7 +103,7 @@ def device_batches(
   crops: int,
   **arguments: Any,
 ) -> Iterator[steps.Batch]:
-  """Yields the batches of an evaluation on this process's devices.
+  """Yields the batches of an evaluation, on the devices.
 
   Args:
     dataset: a prepared dataset.
@@ -124,7 +125,7 @@ def device_batches(
     process_count=jax.process_count(),
     **arguments,
   )
-  return input_pipeline.to_devices(batches, jax.local_devices())
+  return input_pipeline.to_devices(batches, mesh_of())
 
 
 def num_images(batch_size: int, crops: int, num_devices: int) -> int:
