@@ -71,24 +71,29 @@ def flax_step(
   )
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, opt_state, images, labels):
+  def step(variables, opt_state, images, labels):
+    # With batch normalization, its statistics.
+    others = {k: v for k, v in variables.items() if k != 'params'}
+
     def loss_fn(params):
-      logits = model.apply(
-        {'params': params},
+      logits, new = model.apply(
+        {'params': params, **others},
         images,
         train=True,
         rngs={'dropout': jax.random.key(0)},
+        mutable=list(others),
       )
       return optax.softmax_cross_entropy_with_integer_labels(
         logits, labels
-      ).mean()
+      ).mean(), new
 
-    grads = jax.grad(loss_fn)(params)
+    params = variables['params']
+    grads, new = jax.grad(loss_fn, has_aux=True)(params)
     updates, opt_state = tx.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
+    return {'params': optax.apply_updates(params, updates), **new}, opt_state
 
-  params = jax.jit(model.init)(jax.random.key(0), images[:1])['params']
-  state = [params, jax.jit(tx.init)(params)]
+  variables = jax.jit(model.init)(jax.random.key(0), images[:1])
+  state = [variables, jax.jit(tx.init)(variables['params'])]
 
   def once(steps=1):
     for _ in range(steps):
@@ -140,6 +145,14 @@ def plain_flax(architecture: Architecture, dtype: str = 'float32') -> Any:
           ((0, 0), (0, 0), (0, 0), (half, half)),
         )  # fmt: skip
         return x / (op.k + op.alpha * total) ** op.beta
+      case layers.BatchNorm():
+        return nn.BatchNorm(
+          not train,
+          momentum=op.momentum,
+          epsilon=op.epsilon,
+          use_bias=False,
+          use_scale=False,
+        )(x)
       case layers.MaxPool():
         return nn.max_pool(x, (op.window,) * 2, (op.stride,) * 2)
       case layers.AvgPool():
@@ -198,10 +211,15 @@ def pytorch(architecture: Architecture) -> Any:
     else:
       inputs = size**2 * channels
       modules += [nn.Flatten(), nn.Linear(inputs, layer.features or 1000)]
+    channels = layer.features or 1000
     for op in layer.then:
       match op:
         case layers.Activation():
           modules.append(nn.ReLU(inplace=True))
+        case layers.BatchNorm():
+          modules.append(
+            nn.BatchNorm2d(channels, op.epsilon, 1 - op.momentum, affine=False)
+          )
         case layers.LRN():
           modules.append(
             nn.LocalResponseNorm(op.size, op.size * op.alpha, op.beta, op.k)
@@ -349,6 +367,15 @@ def keras_step(
           modules.append(keras.layers.ReLU())
         case layers.LRN():
           modules.append(keras.layers.Lambda(functools.partial(lrn, op)))
+        case layers.BatchNorm():
+          modules.append(
+            keras.layers.BatchNormalization(
+              momentum=op.momentum,
+              epsilon=op.epsilon,
+              center=False,
+              scale=False,
+            )
+          )
         case layers.MaxPool():
           modules.append(keras.layers.MaxPooling2D(op.window, op.stride))
         case layers.AvgPool():

@@ -153,6 +153,9 @@ def changed(architecture, layers, height, width):
     functools.partial(model.init, **functions), jax.random.key(0), images[:1]
   )
   variables = jax.tree.map(lambda x: rng.normal(0, 0.1, x.shape), shapes)
+  for leaves in variables['params'].values():
+    if 'variance' in leaves:
+      leaves['variance'] **= 2
   found = jax.jit(functools.partial(model.apply, **functions))(
     variables, images
   )
@@ -162,7 +165,9 @@ def changed(architecture, layers, height, width):
   }
 
 
-@pytest.mark.parametrize('name', [*ALEXNETS, 'cifar10_relu', 'cifar10_local'])
+@pytest.mark.parametrize(
+  'name', [*ALEXNETS, 'alexnet_bn', 'cifar10_relu', 'cifar10_local']
+)
 def test_receptive_fields_are_the_pixels_that_count(name):
   architecture = small(name)
   # No ReLU, which would hide changes.
@@ -173,7 +178,7 @@ def test_receptive_fields_are_the_pixels_that_count(name):
   layers = tuple(
     layer
     for layer in architecture.scope_names
-    if re.match('(conv|lrn|pool)', layer)
+    if re.match('(conv|lrn|norm|pool)', layer)
   )
   with jax.enable_x64(True):
     found = changed(architecture, layers, size, min(size, 67))

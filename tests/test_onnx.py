@@ -31,7 +31,8 @@ from alexnet_jax.pretrained import Pretrained, load
 from alexnet_jax.pretrained.onnx_export import Graph, average_pool, to_onnx
 
 NETWORKS = ('paper', 'krizhevsky2012', 'owt', 'caffe', 'caffenet',
-            'torchvision', 'cifar10_relu', 'cifar10_local')  # fmt: skip
+            'torchvision', 'alexnet_bn', 'cifar10_relu',
+            'cifar10_local')  # fmt: skip
 
 
 def narrow(architecture):
@@ -54,6 +55,13 @@ def random_network(architecture, size=None, **options):
   rng = np.random.default_rng(0)
   params = {}
   for name, shapes in abstract_params(model, size).items():
+    if 'variance' in shapes:
+      channels = shapes['variance'].shape
+      params[name] = {
+        'mean': rng.normal(0, 50, channels).astype(np.float32),
+        'variance': rng.uniform(100, 900, channels).astype(np.float32),
+      }
+      continue
     kernel = shapes['kernel'].shape
     # The others: [rows, columns, in, out], and locally connected ones.
     shared = name.startswith('fc') or shapes['bias'].ndim == 1

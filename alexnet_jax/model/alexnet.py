@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from alexnet_jax.model import layer_types
+from alexnet_jax.model.batch_norm import BatchNorm
 from alexnet_jax.model.conv import conv2d, conv2d_of_blocks, local_conv2d
 from alexnet_jax.model.dense import add_bias, product
 from alexnet_jax.model.lrn import (
@@ -36,11 +37,13 @@ class AlexNet(nn.Module):
       `jax_enable_x64`) gives float64 logits.
     conv_batch: number of images that the convolutions process at a time, or
       None for the whole batch. It affects speed only: on TPU, 128 images fill
-      the lanes, and activations between two layers stay on the chip.
-    axis_name: in training on several devices, the axis over them; else None.
-    divided: whether each device along `axis_name` has a part of the fully
-      connected layers (`learning/placement.py`). The images and the logits are
-      then its own.
+      the lanes, and activations between two layers stay on the chip. A network
+      with batch normalization needs None.
+    axis_name: in training on several devices, the axis over them, of `jax.pmap`
+      or `jax.shard_map`. Batch normalization averages its statistics over it.
+      All devices must have as many images.
+    divided: whether each device has a part of the fully connected layers
+      (`learning/placement.py`). The images and the logits are its own.
 
   Example:
     >>> from alexnet_jax.model import ARCHITECTURES
@@ -73,13 +76,16 @@ class AlexNet(nn.Module):
         `[N, H', W', 48]` are the same pixels rearranged for conv1 by
         `conv.to_blocks(images, architecture.input_blocks(H))`; the parameters
         are the same.
-      train: whether dropout is on. It needs the random key 'dropout'.
+      train: whether dropout is on, which needs the random key 'dropout', and
+        batch normalization uses the batch's statistics. `BatchNorm` has the
+        running averages.
 
     Returns:
       `[N, num_classes]` float32 logits.
 
     Raises:
-      ValueError: the images are too small or do not have four dimensions.
+      ValueError: the images are too small or do not have four dimensions, or
+        `conv_batch` would cut a batch that is normalized.
     """
     logits = self._layers(images, train)
     return logits.astype(jnp.promote_types(self.dtype, jnp.float32))
@@ -133,6 +139,11 @@ class AlexNet(nn.Module):
     arch = self.architecture
     layers = arch.named_layers if wanted is None else arch.up_to(wanted)
     blocked = self._check(images, [layer for _, layer in layers])
+    if self.conv_batch and arch.has_batch_norm:
+      raise ValueError(
+        f'conv_batch is {self.conv_batch}, but {arch.name!r} normalizes '
+        'batches: None is needed'
+      )
     x = images.astype(self.dtype)  # [N, 227, 227, 3]
     convs = [
       Conv(layer, self.dtype, blocked and i == 0, name=name)
@@ -209,12 +220,12 @@ class AlexNet(nn.Module):
     for op in layer.then:
       scope = layer_types.scope_name(name, op)
       with jax.named_scope(scope):
-        x = self._apply(op, x, train)
+        x = self._apply(op, x, train, scope)
       if scope in wanted:
         found[scope] = x
     return x
 
-  def _apply(self, op, x, train):
+  def _apply(self, op, x, train, scope):
     match op:
       case layer_types.Activation():
         return (
@@ -233,6 +244,8 @@ class AlexNet(nn.Module):
         return spatial_response_normalization(
           x, size=op.size, k=op.k, alpha=op.alpha, beta=op.beta
         )
+      case layer_types.BatchNorm():
+        return BatchNorm(op, self.axis_name, name=scope)(x, train)
       case layer_types.MaxPool():
         return max_pool(x, op.window, op.stride)
       case layer_types.AvgPool():

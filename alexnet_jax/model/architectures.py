@@ -13,6 +13,12 @@ order. All differences between the six networks are in this file:
   caffenet        BVLC Caffe, models/bvlc_reference_caffenet.
   torchvision     torchvision/models/alexnet.py.
 
+A seventh has batch normalization, for batches of thousands of images:
+
+  alexnet_bn      Caffe's, with batch normalization for LRN, as the authors of
+                  LARS trained it (You, Gitman and Ginsburg, 2017):
+                  borisgin/nvcaffe, models/alexnet_bn/train_val2.prototxt.
+
 For your own network, write an `Architecture` or change one of these with
 `dataclasses.replace`. `layer_types.py` defines the words.
 """
@@ -22,6 +28,7 @@ from alexnet_jax.model.layer_types import (
   Activation,
   Architecture,
   AvgPool,
+  BatchNorm,
   Conv,
   Dense,
   Dropout,
@@ -188,3 +195,28 @@ ALEXNETS: dict[str, Architecture] = {
     TORCHVISION,
   )
 }
+
+_NORM = BatchNorm(epsilon=1e-4, momentum=0.9)
+
+# The file calls these bn2 to bn5, after the layers that they precede.
+ALEXNET_BN = Architecture(
+  name='alexnet_bn',
+  input_size=227,
+  layers=(
+    Conv(96, kernel=11, stride=4, bias=0.01, then=(_ACT, _POOL, _NORM)),
+    Conv(
+      256,
+      kernel=5,
+      padding=(2, 2),
+      groups=2,
+      bias=0.01,
+      then=(_ACT, _POOL, _NORM),
+    ),
+    Conv(384, padding=(1, 1), bias=0.01, then=(_ACT, _NORM)),
+    Conv(384, padding=(1, 1), groups=2, bias=0.01, then=(_ACT, _NORM)),
+    Conv(256, padding=(1, 1), groups=2, bias=0.01, then=(_ACT, _POOL)),
+    Dense(4096, weight_std=0.005, bias=0.1, then=(_ACT, _DROP)),
+    Dense(4096, weight_std=0.005, bias=0.1, then=(_ACT, _DROP)),
+    Dense(bias=0.01),
+  ),
+)

@@ -35,7 +35,10 @@ def build_model(config: Any, platform: str | None = None) -> AlexNet:
     # A network without a dataset, as in preflight, has ImageNet's.
     num_classes=config['num_classes'] or 1000,
     dtype=jnp.dtype(config.get('dtype', 'float32')),
-    conv_batch=128 if platform == 'tpu' else None,
+    # Batch normalization needs the statistics of the batch, not of its parts.
+    conv_batch=128
+    if platform == 'tpu' and not architecture.has_batch_norm
+    else None,
   )
 
 

@@ -1,6 +1,6 @@
 """What a network is described with: its operations, layers and architecture.
 
-`architectures.py` describes the six networks, `alexnet.py` computes them.
+`architectures.py` describes the networks, `alexnet.py` computes them.
 """
 
 import dataclasses
@@ -39,6 +39,22 @@ class SpatialLRN:
   k: float = 1.0
   alpha: float = 0.001 / 25
   beta: float = 0.75
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNorm:
+  """Batch normalization of each channel, without scale and shift.
+
+  In training, x -> (x - mean) / sqrt(variance + epsilon), of the batch and all
+  positions. In evaluation, mean and variance are running averages, which each
+  training step changes: average <- momentum average + (1 - momentum) batch's.
+  The batch's variance in the average is the unbiased one, as in cuDNN and
+  PyTorch (whose `momentum` is 1 - ours). Source: Ioffe and Szegedy (2015);
+  Caffe's `moving_average_fraction` and `eps`.
+  """
+
+  epsilon: float = 1e-4
+  momentum: float = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +122,7 @@ class Dropout:
   scale_at: str = 'train'
 
 
-Op = Activation | LRN | SpatialLRN | MaxPool | AvgPool | Dropout
+Op = Activation | LRN | SpatialLRN | BatchNorm | MaxPool | AvgPool | Dropout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +235,10 @@ class Architecture:
             raise ValueError(
               f'{self.name!r}: {layer} must have a stride of 1 and one group'
             )
+      if sum(isinstance(op, BatchNorm) for op in layer.then) > 1:
+        raise ValueError(
+          f'{self.name!r}: {layer} must have one BatchNorm at most'
+        )
     kinds = [type(layer) for layer in self.layers]
     if kinds != sorted(kinds, key=[Conv, Dense].index) or not kinds:
       raise ValueError(
@@ -239,6 +259,13 @@ class Architecture:
   def named_layers(self) -> tuple[tuple[str, Conv | Dense], ...]:
     """Each layer with its name, in order."""
     return tuple(zip(self.layer_names, self.layers, strict=True))
+
+  @property
+  def has_batch_norm(self) -> bool:
+    """Whether an image's logits depend on the others of a training batch."""
+    return any(
+      isinstance(op, BatchNorm) for layer in self.layers for op in layer.then
+    )
 
   @property
   def scope_names(self) -> tuple[str, ...]:
@@ -378,10 +405,11 @@ def smallest_input(layers: Sequence[Conv | Dense]) -> int:
 
 
 def scope_name(layer_name: str, op: Op) -> str:
-  """Returns an operation's name in profiles: lrn1, pool1, ..."""
+  """Returns an operation's name in profiles: lrn1, norm1, pool1, ..."""
   kinds = {
     LRN: 'lrn',
     SpatialLRN: 'lrn',
+    BatchNorm: 'norm',
     MaxPool: 'pool',
     AvgPool: 'avgpool',
     Dropout: 'dropout',

@@ -4,6 +4,7 @@ from alexnet_jax.model.layer_types import (
   LRN,
   Architecture,
   AvgPool,
+  BatchNorm,
   Conv,
   Dense,
   Dropout,
@@ -39,7 +40,9 @@ def layer_table(
     followed by the operations on that output, in order: `LRN` across channels,
                 `LRN 5x5` over the positions of each channel, `pool 3/2` with a
                 window of 3 and a stride of 2, `mean 6x6` over 6 x 6 parts of
-                the maps, `dropout 0.5` of that rate.
+                the maps, `batch norm`, `dropout 0.5` of that rate.
+    parameters  weights and biases; the running averages of batch normalization
+                are not counted.
     mult-adds   multiplications of one image with the layer's weights, each with
                 its addition; zero padding counts like pixels.
 
@@ -117,6 +120,8 @@ def _op(op: Op, activation: str) -> str:
       return 'LRN'
     case SpatialLRN():
       return f'LRN {_square(op.size)}'
+    case BatchNorm():
+      return 'batch norm'
     case MaxPool():
       return f'pool {op.window}/{op.stride}'
     case AvgPool():

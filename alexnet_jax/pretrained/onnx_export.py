@@ -133,7 +133,10 @@ def to_onnx(
       side = layer.output_size(side)
     for op in layer.then:
       op_name = graph.unused(_op_name(arch, name, op))
-      x = _apply(graph, x, op_name, op, arch.activation, side)
+      if isinstance(op, layer_types.BatchNorm):
+        x = _batch_norm(graph, x, op_name, op, network.params[op_name])
+      else:
+        x = _apply(graph, x, op_name, op, arch.activation, side)
       if isinstance(op, layer_types.MaxPool):
         side = op.output_size(side)
   graph.nodes[-1].output[0] = 'logits'
@@ -246,6 +249,21 @@ def _apply(graph, x, name, op, activation, side):
       kept = graph.constant(f'{name}/kept', 1 - rate)
       return graph.node('Mul', [x, kept], name)
   raise TypeError(f'unknown operation {op!r}')
+
+
+def _batch_norm(graph, x, name, op, averages):
+  """Adds batch normalization by the running averages."""
+  mean, variance = (np.asarray(averages[k]) for k in ('mean', 'variance'))
+  values = {
+    'scale': np.ones_like(mean),
+    'shift': np.zeros_like(mean),
+    'mean': mean,
+    'variance': variance,
+  }
+  constants = [graph.constant(f'{name}/{k}', v) for k, v in values.items()]
+  return graph.node(
+    'BatchNormalization', [x, *constants], name, epsilon=op.epsilon
+  )
 
 
 def _lrn(graph, x, name, op):
