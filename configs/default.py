@@ -32,9 +32,9 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.model = model = ml_collections.ConfigDict()
   # Network: a name in ARCHITECTURES, such as paper or torchvision.
-  # AlexNets: paper, krizhevsky2012, owt, caffe, caffenet, torchvision. For
-  # CIFAR-10: cifar10_relu, cifar10_local. A config file may add its own to
-  # alexnet_jax.model.ARCHITECTURES.
+  # AlexNets: paper, krizhevsky2012, owt, caffe, caffenet, torchvision. With
+  # batch normalization: alexnet_bn. For CIFAR-10: cifar10_relu, cifar10_local.
+  # A config file may add its own to alexnet_jax.model.ARCHITECTURES.
   model.name = 'paper'
   # Changes to the network: no_lrn, no_overlap, no_groups, one_column or tanh.
   # no_overlap is of the pooling windows; one_column has half the kernels and no
@@ -139,13 +139,22 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.rules = ()
   # Layers whose parameters are not trained, such as ('conv1',).
   optimizer.frozen_layers = ()
-  # Epochs of linear warmup from a learning rate of 0. The paper has none.
+  # Coefficient eta of LARS, for batches of thousands of images (0: no LARS).
+  # It multiplies each parameter's learning rate by eta |w| / (|g| + decay |w|).
+  optimizer.lars_coefficient = 0.0
+  # Epochs of linear warmup of the learning rate. The paper has none.
   optimizer.warmup_epochs = 0.0
-  # Schedule: plateau, step, discrete_exponential or constant.
+  # Learning rate at which the warmup starts (0: almost 0).
+  # Above 0, a line from it to learning_rate replaces the schedule until the
+  # warmup ends. At 0, the warmup multiplies the schedule.
+  optimizer.warmup_learning_rate = 0.0
+  # Schedule: plateau, step, discrete_exponential, polynomial or constant.
   # plateau drops the learning rate if the validation error has not improved for
   # plateau_patience evaluations; step drops it at drop_epochs.
   # discrete_exponential is cuda-convnet2's: in exponential_steps equal parts of
   # the training, it falls from learning_rate by exponential_factor in all.
+  # polynomial is Caffe's: (1 - step / steps of the run)^polynomial_power times
+  # learning_rate.
   optimizer.schedule = 'plateau'
   # Factor that each drop multiplies the learning rate by (plateau, step).
   optimizer.drop_factor = 0.1
@@ -161,6 +170,8 @@ def get_config() -> ml_collections.ConfigDict:
   optimizer.exponential_factor = 250.0
   # Number of learning rates, for equal parts of the run (discrete_exponential).
   optimizer.exponential_steps = 4
+  # Power by which the learning rate falls to 0 (polynomial).
+  optimizer.polynomial_power = 2.0
 
   config.eval = ml_collections.ConfigDict()
   # Global batch size of evaluation, counted in crops. Any number is valid: the

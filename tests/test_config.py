@@ -61,6 +61,9 @@ def test_every_config_is_valid(name):
     ('model.dropout_scaling', 'both'),
     ('optimizer.exponential_factor', 0.0),
     ('optimizer.exponential_steps', 1),
+    ('optimizer.polynomial_power', 0.0),
+    ('optimizer.lars_coefficient', -0.1),
+    ('optimizer.warmup_learning_rate', -1.0),
     ('optimizer.frozen_layers', ('conv9',)),
     ('optimizer.rules', ('*/bias',)),
     ('optimizer.rules', ({'multiplier': 2.0},)),
@@ -70,6 +73,7 @@ def test_every_config_is_valid(name):
     ('optimizer.rules', ({'params': '*/bias', 'multiplier': -2.0},)),
     ('optimizer.rules', ({'params': '*/bias', 'multiplier': '2'},)),
     ('optimizer.rules', ({'params': 'conv9/*', 'multiplier': 2.0},)),
+    ('optimizer.rules', ({'params': 'norm1/mean', 'multiplier': 2.0},)),
     (
       'optimizer.rules',
       ({'params': '*', 'multiplier': 2.0, 'learning_rate': 0.1},),
@@ -92,13 +96,14 @@ def test_a_resized_crop_has_no_part_of_the_mean_image():
     validate(config)
 
 
-def test_a_schedule_over_the_length_of_the_run_does_not_grow(workdir):
-  changes = {'optimizer.schedule': 'discrete_exponential'}
+@pytest.mark.parametrize('schedule', ['discrete_exponential', 'polynomial'])
+def test_a_schedule_over_the_length_of_the_run_does_not_grow(workdir, schedule):
+  changes = {'optimizer.schedule': schedule}
   config = default.get_config()
   config.update_from_flattened_dict(changes)
   write_config(config, workdir)
   check(workdir, **changes)
-  with pytest.raises(UserError, match='depends on the length'):
+  with pytest.raises(UserError, match=f'{schedule}.* depends on the length'):
     check(workdir, **changes, num_epochs=91)
 
 
@@ -118,7 +123,10 @@ def check(workdir, **changes):
 def test_what_a_run_may_resume_with(workdir):
   check(workdir)
   saved = json.loads((workdir / 'config.json').read_text())
-  del saved['data']['balance'], saved['init_head']  # Of an earlier version.
+  # Of an earlier version.
+  del saved['data']['balance'], saved['init_head']
+  for name in ('lars_coefficient', 'polynomial_power', 'warmup_learning_rate'):
+    del saved['optimizer'][name]
   (workdir / 'config.json').write_text(json.dumps(saved))
   check(workdir)
   check(workdir, num_epochs=91)

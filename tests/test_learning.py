@@ -18,6 +18,7 @@ def settings(**changes):
   values = {
     'learning_rate': 0.1,
     'warmup_epochs': 0.0,
+    'warmup_learning_rate': 0.0,
     'schedule': 'constant',
     'drop_epochs': (),
     'drop_factor': 0.1,

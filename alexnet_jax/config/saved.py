@@ -34,7 +34,15 @@ FREE_FIELDS = (
   'profile',
 )
 # Fields that runs of an earlier version lack, and what they did.
-_ADDED = {'data.balance': 'none', 'init_head': 'keep'}
+_ADDED = {
+  'data.balance': 'none',
+  'init_head': 'keep',
+  'optimizer.lars_coefficient': 0.0,
+  'optimizer.polynomial_power': 2.0,
+  'optimizer.warmup_learning_rate': 0.0,
+}
+# Schedules that depend on the length of the run.
+_OVER_THE_RUN = ('discrete_exponential', 'polynomial')
 # `check_workdir` allows these to grow.
 _LENGTHS = ('num_epochs', 'num_train_steps')
 
@@ -130,11 +138,11 @@ def check_workdir(
       f'{workdir / "config.json"} is corrupt: no num_epochs or num_train_steps'
     ) from error
   now = num_train_steps(config, steps_per_epoch)
-  if now != before and config.optimizer.schedule == 'discrete_exponential':
+  if now != before and config.optimizer.schedule in _OVER_THE_RUN:
     raise UserError(
       f'{workdir} holds a run of {before} steps, not {now}: with '
-      "optimizer.schedule 'discrete_exponential' the learning rate depends on "
-      'the length of the run (num_train_steps, num_epochs)'
+      f'optimizer.schedule {config.optimizer.schedule!r} the learning rate '
+      'depends on the length of the run (num_train_steps, num_epochs)'
     )
   if now < before:
     raise UserError(

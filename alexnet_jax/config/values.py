@@ -30,6 +30,7 @@ _CHOICES: dict[str, Collection[Any]] = {
     'plateau',
     'step',
     'discrete_exponential',
+    'polynomial',
     'constant',
   ),
   'eval.classes': ('all', 'data'),
@@ -59,6 +60,8 @@ _AT_LEAST = {
   'optimizer.momentum': 0,
   'optimizer.weight_decay': 0,
   'optimizer.warmup_epochs': 0,
+  'optimizer.warmup_learning_rate': 0,
+  'optimizer.lars_coefficient': 0,
   'optimizer.plateau_patience': 1,
   'optimizer.plateau_max_drops': 0,
   'optimizer.exponential_steps': 2,
@@ -205,11 +208,9 @@ def _check_optimizer(optimizer: Config) -> None:
       f'optimizer.drop_epochs is {epochs!r}: must be positive numbers, such as '
       '(30, 60)'
     )
-  if optimizer.exponential_factor <= 0:
-    raise UserError(
-      f'optimizer.exponential_factor is {optimizer.exponential_factor}: must '
-      'be above 0'
-    )
+  for name in ('exponential_factor', 'polynomial_power'):
+    if optimizer[name] <= 0:
+      raise UserError(f'optimizer.{name} is {optimizer[name]}: must be above 0')
 
 
 def _check_rules(config: Config) -> None:

@@ -1,6 +1,7 @@
-"""The paper's SGD, learning rate schedules and plateau rule (section 5)."""
+"""The paper's SGD, LARS, learning rate schedules, plateau rule (section 5)."""
 
 import fnmatch
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,8 +26,19 @@ class Rates(NamedTuple):
   weight_decay: Any
 
 
+def squares(tree: Any) -> Any:
+  """Returns each leaf's sum of squares, in float32 at least."""
+
+  def of_one(x):
+    return jnp.sum(jnp.square(x.astype(jnp.promote_types(x.dtype, 'float32'))))
+
+  return jax.tree.map(of_one, tree)
+
+
 def paper_sgd(
-  momentum: float = 0.9, rate_in_velocity: bool = True
+  momentum: float = 0.9,
+  rate_in_velocity: bool = True,
+  lars_coefficient: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
   """Returns SGD with momentum, in the paper's form (section 5) or PyTorch's.
 
@@ -42,15 +54,27 @@ def paper_sgd(
     v <- momentum v + weight_decay w + dL/dw
     w <- w - lr v
 
+  With LARS (You, Gitman and Ginsburg, 2017, arXiv:1708.03888), the learning
+  rate of each parameter, kernel or bias, is multiplied by
+
+    lars_coefficient |w| / (|dL/dw| + weight_decay |w|),
+
+  or by 1 if one of the two norms is 0. Its algorithm has the paper's form of
+  SGD. (The authors' files have variants: in borisgin/nvcaffe "larc clip" takes
+  the smaller of the two rates, and `local_lr_auto` leaves out the decay.)
+
   In both forms, a parameter with a learning rate of 0 does not change, whatever
   its velocity. (cuda-convnet's `Weights::update` does the same.)
 
   Args:
     momentum: fraction of the velocity that is kept at each step.
     rate_in_velocity: True for the paper's form, False for PyTorch's.
+    lars_coefficient: eta of LARS; 0 is without LARS.
 
   Returns:
-    A transformation whose `update` also takes `rates`, the `Rates` of the step.
+    A transformation whose `update` also takes `rates`, the `Rates` of the step,
+    and `squares`: a function that returns each leaf's sum of squares, for a
+    tree of parameters of which each device has a part.
 
   Example:
     >>> tx = paper_sgd(momentum=0.9)
@@ -63,14 +87,25 @@ def paper_sgd(
   """
   velocity = optax.trace(momentum)
 
-  def update(grads, state, params=None, *, rates, **extra_args):
+  def update(
+    grads, state, params=None, *, rates, squares=squares, **extra_args
+  ):
     del extra_args
+    learning_rate = rates.learning_rate
+    if lars_coefficient:
+      trust = jax.tree.map(
+        functools.partial(_trust, lars_coefficient),
+        squares(params),
+        squares(grads),
+        rates.weight_decay,
+      )
+      learning_rate = jax.tree.map(jnp.multiply, learning_rate, trust)
     decayed = jax.tree.map(
       lambda g, w, decay: g + decay * w, grads, params, rates.weight_decay
     )
 
     def scale(tree):
-      return jax.tree.map(lambda x, lr: -lr * x, tree, rates.learning_rate)
+      return jax.tree.map(lambda x, lr: -lr * x, tree, learning_rate)
 
     if rate_in_velocity:
       moves, state = velocity.update(scale(decayed), state)
@@ -85,12 +120,22 @@ def paper_sgd(
   return optax.GradientTransformationExtraArgs(velocity.init, update)
 
 
+def _trust(coefficient, weight_squares, gradient_squares, decay):
+  """Returns what LARS multiplies a parameter's learning rate by."""
+  weight, gradient = jnp.sqrt(weight_squares), jnp.sqrt(gradient_squares)
+  both = (weight > 0) & (gradient > 0)
+  scale = gradient + decay * weight
+  return jnp.where(both, coefficient * weight / jnp.where(both, scale, 1), 1)
+
+
 def rates_of(
   config: Any, steps_per_epoch: int, total_steps: int
 ) -> Callable[[Any, jax.Array | int, jax.Array | float], Rates]:
   """Returns the function that gives each parameter's `Rates` at a step.
 
-  The schedule sets all learning rates; `config.rules` change some of them.
+  The schedule sets all learning rates; `config.rules` change some of them. The
+  running averages of batch normalization have a learning rate and a weight
+  decay of 0, whatever the rules.
 
   Args:
     config: `config.optimizer`; configs/default.py explains the rules.
@@ -109,6 +154,8 @@ def rates_of(
   ]
 
   def of_one(name, step, scheduled):
+    if name.endswith(_AVERAGES):
+      return 0.0, 0.0
     rate, decay = scheduled, config.weight_decay
     for rule in rules:
       if not fnmatch.fnmatchcase(name, rule['params']):
@@ -133,6 +180,10 @@ def rates_of(
   return rates
 
 
+# Parameters that the step writes: `batch_norm.BatchNorm`.
+_AVERAGES = ('/mean', '/variance')
+
+
 def param_name(path: tuple[Any, ...]) -> str:
   """Returns a parameter's name in rules, such as `conv1/kernel`."""
   return '/'.join(key.key for key in path)
@@ -154,10 +205,23 @@ def learning_rate_schedule(
 
     learning_rate * exponential_factor ^ (-i / (n - 1)).
 
+  'polynomial' is Caffe's `poly`:
+
+    learning_rate * (1 - step / total_steps) ^ polynomial_power.
+
+  The n steps of the warm-up multiply the schedule by 1/n, 2/n, ..., 1. With a
+  `warmup_learning_rate` they replace it, as in borisgin/nvcaffe: the learning
+  rate of step i is
+
+    warmup_learning_rate + (learning_rate - warmup_learning_rate) * i / n.
+
+  (Its stored version has the square of i / n; LARS's paper has a linear one.)
+
   Args:
-    config: `config.optimizer`: `learning_rate`, `warmup_epochs` (linear, from
-      0) and `schedule`; for 'step' also `drop_epochs` and `drop_factor`; for
-      'discrete_exponential' `exponential_factor` and `exponential_steps` (n).
+    config: `config.optimizer`: `learning_rate`, `warmup_epochs`,
+      `warmup_learning_rate` and `schedule`; for 'step' also `drop_epochs` and
+      `drop_factor`; for 'discrete_exponential' `exponential_factor` and
+      `exponential_steps` (n); for 'polynomial' `polynomial_power`.
     steps_per_epoch: number of training steps in an epoch.
     total_steps: number of steps in the training.
 
@@ -192,8 +256,14 @@ def learning_rate_schedule(
 
   def schedule(step: jax.Array | int) -> jax.Array:
     rate = jnp.asarray(piecewise(step), jnp.float32)
+    if config.schedule == 'polynomial':
+      left = jnp.maximum(total_steps - step, 0) / total_steps
+      rate = rate * left**config.polynomial_power
     if not warmup_steps:
       return rate
+    if start := config.warmup_learning_rate:
+      ramp = start + (config.learning_rate - start) * step / warmup_steps
+      return jnp.where(step < warmup_steps, ramp, rate)
     return rate * jnp.minimum((step + 1) / warmup_steps, 1.0)
 
   return schedule
