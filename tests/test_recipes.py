@@ -20,8 +20,8 @@ IMAGENET = 1_281_167
 LAYERS = [f'conv{i}' for i in range(1, 6)] + ['fc6', 'fc7', 'fc8']
 
 
-def load(name):
-  config = importlib.import_module(f'configs.{name}').get_config()
+def load(name, *argument):
+  config = importlib.import_module(f'configs.{name}').get_config(*argument)
   validate(config)
   return config
 
@@ -160,6 +160,56 @@ def test_torchvision_is_trained_as_in_its_reference_script():
   )
 
 
+@pytest.mark.parametrize(
+  ('argument', 'factor'), [([], 8), (['linear'], 8), (['sqrt'], 8**0.5)]
+)
+def test_owt_with_batches_of_1024(argument, factor):
+  config = load('imagenet_1024', *argument)
+  rate, decay, epoch = rates_over(config)
+  assert config.batch_size == 1024
+  assert epoch == 1251
+  total, warmup = 90 * epoch, 5 * epoch
+  step = np.arange(total)
+  kernels = factor * 0.01 * 250.0 ** (-(step * 4 // total) / 3)
+  kernels[:warmup] = 0.01 * (1 + (factor - 1) * step[:warmup] / warmup)
+  biases = factor * np.where(step < total / 2, 0.02, 0.002)
+  biases[:warmup] = 0.02
+  assert_rates(rate, kernels, biases)
+  assert_decay(decay, 5e-4, 0)
+  owt = load('imagenet_owt')
+  for part in ('model', 'data', 'eval'):
+    assert config[part].to_dict() == owt[part].to_dict()
+  assert config.optimizer.momentum == 0.9
+  assert config.optimizer.lars_coefficient == 0
+  assert config.optimizer.rate_in_velocity
+
+
+@pytest.mark.parametrize(
+  ('name', 'batch', 'highest', 'warmup', 'total'),
+  [
+    ('imagenet_lars_8k', 8192, 10, 600, 15_600),
+    ('imagenet_lars_32k', 32_768, 32, 400, 4000),
+  ],
+)
+def test_lars_is_trained_as_in_its_solvers(name, batch, highest, warmup, total):
+  config = load(name)
+  rate, decay, epoch = rates_over(config)
+  assert config.batch_size == batch
+  assert epoch == {8192: 156, 32_768: 39}[batch]
+  step = np.arange(total)
+  rates = highest * (1 - step / total) ** 2
+  rates[:warmup] = 1 + (highest - 1) * step[:warmup] / warmup
+  assert_rates(rate, rates, rates)
+  assert_decay(decay, 5e-4, 5e-4)
+  assert config.model.name == 'alexnet_bn'
+  assert config.optimizer.lars_coefficient == 0.001
+  assert config.optimizer.momentum == 0.9
+  assert config.optimizer.rate_in_velocity
+  assert (config.data.resize, config.data.mean) == ('warp', 'image')
+  assert (config.data.mean_crop, config.data.lighting) == ('same', 'none')
+  assert [1 / std for std in config.data.std] == [0.00390625] * 3
+
+
 def test_the_papers_learning_rate_drops_at_most_three_times():
   config = load('imagenet')
   rate, decay, epoch = rates_over(config)
@@ -179,6 +229,9 @@ def test_the_papers_learning_rate_drops_at_most_three_times():
     ('imagenet_caffe', 227, 'train'),
     ('imagenet_caffenet', 227, 'train'),
     ('imagenet_torchvision', 224, 'train'),
+    ('imagenet_1024', 224, 'test'),
+    ('imagenet_lars_8k', 227, 'train'),
+    ('imagenet_lars_32k', 227, 'train'),
   ],
 )
 def test_inputs_and_dropout(name, crop_size, scaling):

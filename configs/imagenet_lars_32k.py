@@ -1,0 +1,39 @@
+r"""AlexNet-BN with batches of 32768 and LARS, in 4000 steps.
+
+  python -m alexnet_jax.main --config=configs/imagenet_lars_32k.py \
+    --config.data.data_dir=gs://BUCKET/tensorflow_datasets
+
+It is configs/imagenet_lars_8k.py with 4 times the batch. The learning rate
+grows from 1 to 32 in 400 steps, and is then 32 (1 - step / 4000)^2.
+
+Source: solver_32k.prototxt (borisgin/nvcaffe, models/alexnet_bn), which calls
+4000 steps 100 epochs: they are 102.6. Two differences: with its
+`local_lr_auto`, the stored sgd_solver.cpp multiplies the local rates by
+(1 - step / 4000)^2 alone, where the paper and this config multiply by the
+learning rate; and it warms up by the square of the fraction of 400 steps.
+
+Hardware: a Cloud TPU slice or several GPUs (docs/pods.md). An estimate of the
+time of a step:
+
+  python -m alexnet_jax.preflight --config=configs/imagenet_lars_32k.py \
+    --topology=v5e:4x8
+
+Expected error: about 42% top-1, as was published for AlexNet-BN with LARS and
+batches of 32K to 64K, perhaps with other settings. Not yet trained.
+"""
+
+import ml_collections
+
+from configs import imagenet_lars_8k
+
+# ImageNet has 1,281,167 training images; a batch has 32768.
+_STEPS_PER_EPOCH = 39
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = imagenet_lars_8k.get_config()
+  config.batch_size = 32_768
+  config.num_train_steps = 4000
+  config.optimizer.learning_rate = 32.0
+  config.optimizer.warmup_epochs = 400 / _STEPS_PER_EPOCH
+  return config
