@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 from test_alexnet import LETTERS, small
 
 from alexnet_jax import pretrained
+from alexnet_jax.cli.errors import UserError
+from alexnet_jax.config.values import validate
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.learning.optimizer import rates_of
 from alexnet_jax.model import ARCHITECTURES, AlexNet
@@ -345,3 +347,19 @@ def test_no_rule_trains_the_averages():
       trained = name not in NORMS
       assert rates[name][kind] == (0.3 if trained else 0)
       assert decays[name][kind] == (0.1 if trained else 0)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('optimizer.rules', ({'params': 'norm1/*', 'multiplier': 2.0},)),
+    ('optimizer.frozen_layers', ('norm1',)),
+  ],
+)
+def test_a_rule_of_the_averages_alone_is_refused(field, value):
+  config = default.get_config()
+  config.model.name = 'alexnet_bn'
+  validate(config)
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(UserError, match=field):
+    validate(config)

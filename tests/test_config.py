@@ -73,7 +73,6 @@ def test_every_config_is_valid(name):
     ('optimizer.rules', ({'params': '*/bias', 'multiplier': -2.0},)),
     ('optimizer.rules', ({'params': '*/bias', 'multiplier': '2'},)),
     ('optimizer.rules', ({'params': 'conv9/*', 'multiplier': 2.0},)),
-    ('optimizer.rules', ({'params': 'norm1/mean', 'multiplier': 2.0},)),
     (
       'optimizer.rules',
       ({'params': '*', 'multiplier': 2.0, 'learning_rate': 0.1},),
