@@ -47,6 +47,12 @@ _COMPILE_ONLY = flags.DEFINE_bool(
   'compile_only', False, 'Compile, and skip all other checks; default: no.'
 )
 
+_COMPARE = flags.DEFINE_bool(
+  'compare',
+  False,
+  'Compare data and hybrid parallelism for this config; default: no.',
+)
+
 # Why the config does not load: a failed check, not a usage error.
 _config_error: UserError | None = None
 
@@ -75,6 +81,7 @@ def main(argv: list[str]) -> None:
     topology,
     workdir=_WORKDIR.value or f'runs/{name}',
     compile_only=_COMPILE_ONLY.value,
+    comparing=_COMPARE.value,
   )
   text = '\n'.join(report.lines(result, topology))
   print(json.dumps(result) if _JSON.value else text, flush=True)

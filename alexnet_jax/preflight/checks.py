@@ -30,11 +30,13 @@ class Check:
     name: what was checked.
     ok: whether a run would pass.
     found: what was found; if not ok, how to fix it.
+    slow: whether a run would pass, but wait for what was checked.
   """
 
   name: str
   ok: bool
   found: str
+  slow: bool = False
 
 
 class Checks:
@@ -48,9 +50,9 @@ class Checks:
     """Whether a run would pass all of them."""
     return all(row.ok for row in self.rows)
 
-  def add(self, name: str, ok: bool, found: str) -> None:
+  def add(self, name: str, ok: bool, found: str, *, slow: bool = False) -> None:
     """Adds a row."""
-    self.rows.append(Check(name, ok, ' '.join(found.split())))
+    self.rows.append(Check(name, ok, ' '.join(found.split()), slow))
 
   @contextlib.contextmanager
   def row(self, name: str) -> Iterator[list[str]]:

@@ -21,6 +21,7 @@ from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.learning.placement import mesh_of, place
 from alexnet_jax.model import onednn
 from alexnet_jax.model.build import build_model
+from alexnet_jax.preflight.collectives import Collective, collectives
 from alexnet_jax.preflight.executables import Kernels, Memory, Program, memory
 from alexnet_jax.preflight.topologies import Topology, out_of_memory
 
@@ -43,7 +44,7 @@ class Step:
       none.
     without_estimate: operations that have no estimate.
     kernels: what a GPU executes.
-    collective_bytes: bytes that a device passes to collective operations.
+    collectives: what a device passes to collective operations, by kind.
     compiled: None if it did not fit.
     largest_that_fits: the batch size found by a search, if this one does not
       fit.
@@ -57,7 +58,7 @@ class Step:
   cycles: dict[str, int] = dataclasses.field(default_factory=dict)
   without_estimate: list[str] = dataclasses.field(default_factory=list)
   kernels: Kernels | None = None
-  collective_bytes: int | None = None
+  collectives: dict[str, Collective] | None = None
   compiled: Any = None
   largest_that_fits: int | None = None
 
@@ -216,7 +217,7 @@ class Steps:
     needs = memory(compiled)
     program = Program.of(compiled)
     cycles, without = program.cycles(self._scopes)
-    several = len(self._topology.devices) > 1
+    n = len(self._topology.devices)
     gpu = self._topology.platform in ('cuda', 'gpu', 'rocm')
     return Step(
       batch_size,
@@ -227,7 +228,7 @@ class Steps:
       cycles=cycles,
       without_estimate=without,
       kernels=program.kernels() if gpu else None,
-      collective_bytes=program.collective_bytes() if several else 0,
+      collectives=collectives(program, n) if n > 1 else {},
       compiled=compiled,
     )
 

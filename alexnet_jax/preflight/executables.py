@@ -27,7 +27,7 @@ _FREE = (
   'replica-id',
   'after-all',
 )
-_COLLECTIVES = (
+COLLECTIVES = (
   'all-reduce',
   'reduce-scatter',
   'all-gather',
@@ -88,7 +88,7 @@ class Program:
     """Yields all that is executed: (instruction, siblings, repetitions).
 
     Siblings are its computation's instructions by id. Loops of unknown length
-    count once.
+    count once. What is inside a fusion is not included: see `fused`.
     """
     yield from self._walk(self._module.entry_computation_id, 1)
 
@@ -98,21 +98,37 @@ class Program:
     for i in instructions:
       yield i, by_id, times
       if i.opcode == 'while':
-        config = _config(i)
-        count = config.get('known_trip_count', {}).get('n', 1)
-        yield from self._walk(i.called_computation_ids[0], times * int(count))
+        body = i.called_computation_ids[0]
+        yield from self._walk(body, times * self._repetitions(i))
       elif i.opcode in ('call', 'conditional', 'async-start'):
         for called in i.called_computation_ids:
           yield from self._walk(called, times)
 
-  def collective_bytes(self) -> int:
-    """Returns the bytes that a device passes to collectives in one step."""
-    total = 0
-    for i, by_id, times in self.instructions():
-      if i.opcode.removesuffix('-start') in _COLLECTIVES:
-        operands = [by_id[number] for number in i.operand_ids]
-        total += times * sum(num_bytes(o.shape) for o in operands)
-    return total
+  def _repetitions(self, loop) -> int:
+    """Returns how often a loop runs; 1 if unknown."""
+    count = _config(loop).get('known_trip_count', {}).get('n')
+    if count:
+      return int(count)
+    # libtpu does not record it. JAX counts from 0 while counter < constant.
+    condition = self._computations[loop.called_computation_ids[1]]
+    by_id = {i.id: i for i in condition.instructions}
+    root = by_id[condition.root_id]
+    if root.opcode == 'compare' and root.comparison_direction == 'LT':
+      limit = by_id[root.operand_ids[1]].literal
+      if limit.s32s:
+        return limit.s32s[0]
+    return 1
+
+  def fused(self, i: Any) -> Iterator[tuple[Any, dict[int, Any]]]:
+    """Yields all that is inside a fusion: (instruction, siblings)."""
+    if i.opcode != 'fusion':
+      return
+    for called in i.called_computation_ids:
+      instructions = self._computations[called].instructions
+      by_id = {inner.id: inner for inner in instructions}
+      for inner in instructions:
+        yield inner, by_id
+        yield from self.fused(inner)
 
   def cycles(self, scopes: tuple[str, ...]) -> tuple[dict[str, int], list[str]]:
     """Returns the compiler's estimate of cycles for each part of the step.
@@ -122,14 +138,15 @@ class Program:
         `steps.SCOPE_NAMES`). Operations outside of them are 'other'.
 
     Returns:
-      Cycles by scope, and the operations that have no estimate.
+      Cycles by scope, and the operations that have no estimate. Collectives
+      have none, and are not among the latter: see collectives.py.
     """
     cycles: dict[str, float] = collections.defaultdict(float)
     without: list[str] = []
     for i, by_id, times in self.instructions():
       estimate = _config(i).get('window_config', {}).get('estimated_cycles')
       if estimate is None:
-        if i.opcode in (*_COLLECTIVES, 'select-and-scatter', 'sort', 'scatter'):
+        if i.opcode in ('select-and-scatter', 'sort', 'scatter'):
           without.append(f'{i.opcode} ({_scope(i, scopes) or "other"})')
         continue
       for scope, share in self._shares(i, by_id, scopes).items():
@@ -176,10 +193,8 @@ class Program:
 
   def _inner(self, i):
     yield i
-    if i.opcode == 'fusion':
-      for called in i.called_computation_ids:
-        for inner in self._computations[called].instructions:
-          yield from self._inner(inner)
+    for inner, _ in self.fused(i):
+      yield inner
 
   def _source(self, i, by_id, scopes) -> str:
     """Returns the part whose output an unnamed operation copies or converts."""
@@ -207,7 +222,7 @@ class Program:
       elif kind == 'fusion':
         kind = _config(i).get('fusion_backend_config', {}).get('kind', kind)
       kinds[kind.removesuffix('-start')] += times
-      if kind.removesuffix('-start') not in _COLLECTIVES:
+      if kind.removesuffix('-start') not in COLLECTIVES:
         operands = [by_id[number] for number in i.operand_ids]
         moved += times * sum(num_bytes(o.shape) for o in (i, *operands))
     return Kernels(sum(kinds.values()), dict(kinds.most_common()), moved)

@@ -8,7 +8,7 @@ from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import absolute
 from alexnet_jax.config.loading import Config
 from alexnet_jax.preflight import checks as checks_lib
-from alexnet_jax.preflight import compilation, report
+from alexnet_jax.preflight import compare, compilation, report
 from alexnet_jax.preflight.checks import Checks
 from alexnet_jax.preflight.compilation import Step
 from alexnet_jax.preflight.topologies import GIB, Topology
@@ -21,6 +21,7 @@ def run_checks(
   workdir: str,
   *,
   compile_only: bool,
+  comparing: bool = False,
 ) -> dict[str, Any]:
   """Returns what `--json` prints.
 
@@ -29,6 +30,8 @@ def run_checks(
     topology: the devices of the run.
     workdir: the workdir of the run, local or gs://.
     compile_only: whether to skip the checks of data, workdir and input.
+    comparing: whether to compile the training step in each form of parallelism,
+      too.
   """
   checks = Checks()
   result: dict[str, Any] = {
@@ -44,12 +47,15 @@ def run_checks(
   else:
     checks_lib.check_config(checks, config)
     if checks.ok:
-      _check_run(config, topology, workdir, compile_only, checks, result)
+      arguments = (workdir, compile_only, comparing, checks, result)
+      _check_run(config, topology, *arguments)
   result['checks'] = [dataclasses.asdict(row) for row in checks.rows]
   return result
 
 
-def _check_run(config, topology, workdir, compile_only, checks, result) -> None:
+def _check_run(
+  config, topology, workdir, compile_only, comparing, checks, result
+) -> None:
   """Checks a run whose config has valid values."""
   steps = compilation.Steps(config, topology)
   dataset, n = None, len(topology.devices)
@@ -60,7 +66,9 @@ def _check_run(config, topology, workdir, compile_only, checks, result) -> None:
   checks_lib.check_batch(checks, config, n)
   if not checks.rows[-1].ok:
     return
-  train = None
+  train, images = None, report.IMAGES
+  if dataset:
+    images = dataset.num_examples(config.data.train_split)
   with checks.failing('training step'):
     size = config.batch_size
     train = _compiled(
@@ -68,6 +76,7 @@ def _check_run(config, topology, workdir, compile_only, checks, result) -> None:
     )
     result |= report.facts(train, topology)
     result |= {'network': config.model.name, 'dtype': config.model.dtype}
+    report.add_hours(result, config, images, topology)
   with checks.failing('evaluation step'):
     crops, field = config.eval.crops, 'eval.batch_size'
     size = num_images(config.eval.batch_size, crops, n)
@@ -77,6 +86,9 @@ def _check_run(config, topology, workdir, compile_only, checks, result) -> None:
       'evaluation', steps.evaluate, size, field, topology, checks
     )
     result['eval'] = report.facts(evaluation, topology)
+  if comparing:
+    with checks.failing('comparison'):
+      result |= compare.compare(config, topology, images, compiled=train)
   if compile_only:
     return
   if topology.present and train and train.fits(topology):
@@ -85,12 +97,15 @@ def _check_run(config, topology, workdir, compile_only, checks, result) -> None:
       result['measured_images_per_second_per_device'] = (
         steps.measure(train.compiled, config.batch_size) / n
       )
+      report.add_hours(result, config, images, topology)
   if dataset and config.data.on_error == 'stop':
     _log('measuring the input ...')
-    with checks.row('input') as found:
+    with checks.failing('input'):
       rate = checks_lib.input_rate(config, dataset, steps, topology.num_hosts)
-      found.append(f'{rate:,.0f} images/s on this host')
-      result['input'] = report.verdict(rate, result, topology, dataset)
+      given = report.verdict(rate, result, topology, dataset)
+      result['input'] = given
+      slow = 'hosts_needed' in given
+      checks.add('input', True, report.input_found(given), slow=slow)
 
 
 def _compiled(name, compile_at, batch_size, field, topology, checks) -> Step:
