@@ -53,7 +53,7 @@ chaos-gcs: $(VENV)/.test
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity.py
 
-# Compiles for TPU slices without a TPU: installs libtpu and takes some ten
+# Compiles for TPU slices without a TPU: installs libtpu and takes about 25
 # minutes on two cores. Prints the table of docs/preflight.md.
 test-tpu: $(VENV)/.test $(VENV)/.tpu
 	$(BIN)/python -m pytest -q -s tests/tpu_compile.py

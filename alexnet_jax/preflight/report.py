@@ -232,7 +232,7 @@ def _comparison(result) -> list[str]:
     'images/s per chip',
     lambda f: f'{f["estimate"]["images_per_second_per_chip"]:,.0f}',
   )
-  row('hours of training', lambda f: f'{f["estimate"]["hours"]:.2f}')
+  row('hours of training', lambda f: f'{f["estimate"]["hours"]:.3f}')
   text = ['']
   for name, cells in rows:
     text.append(f'{name:<24}' + ''.join(f'{cell:>16}' for cell in cells))
@@ -296,7 +296,7 @@ def _step_lines(title, facts, topology) -> list[str]:
     if 'hours' in estimate:
       line(
         '  training',
-        f'{estimate["hours"]:.2f} h for {estimate["epochs"]:g} epochs of '
+        f'{estimate["hours"]:.3f} h for {estimate["epochs"]:g} epochs of '
         f'{estimate["images"]:,} images,',
       )
       each = f'{estimate["images_per_second_per_host"]:,.0f}'
