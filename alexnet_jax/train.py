@@ -95,7 +95,9 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
   num_classes = dataset.num_classes, model.num_classes
   guards.check_before(config, shapes, *lengths)
   tx = optimizer.paper_sgd(
-    config.optimizer.momentum, config.optimizer.rate_in_velocity
+    config.optimizer.momentum,
+    config.optimizer.rate_in_velocity,
+    config.optimizer.lars_coefficient,
   )
   plateau = optimizer.plateau_decay(config.optimizer)
   schedule = optimizer.learning_rate_schedule(config.optimizer, *lengths)
@@ -116,7 +118,12 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       '--config.model.dtype=float32 (docs/speed.md)'
     )
   state = steps.create_train_state(model, tx, plateau, crop_size, config.seed)
-  placement = place(model, state, config.parallelism)
+  placement = place(
+    model,
+    state,
+    config.parallelism,
+    grad_accumulation=config.grad_accumulation,
+  )
   for line in layer_table(model.architecture, model.num_classes, crop_size):
     say(f'  {line}')
 

@@ -5,8 +5,7 @@ two ways to place the parameters:
 
   data    Each device has all parameters but the large kernels, of which it has
           some rows, with their velocity. A step gathers the rows of all
-          devices, and updates its own by their mean gradient. (Xu et al. 2020,
-          arXiv:2004.13336)
+          devices, and updates its own. (Xu et al. 2020, arXiv:2004.13336)
   hybrid  The fully connected layers are divided between the devices, with
           their velocity. Each device computes its units for the images of all
           devices. (Krizhevsky 2014, arXiv:1404.5997)
@@ -26,7 +25,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.cli.errors import UserError
+from alexnet_jax.learning import optimizer
 from alexnet_jax.model import AlexNet
+from alexnet_jax.model.dense_parts import Inputs, Part, Rows, Units
 from alexnet_jax.model.layer_types import Dense
 
 AXIS = 'batch'
@@ -80,59 +81,48 @@ class Placement:
 
   # ---- In a step, on one device. --------------------------------------------
 
-  def gathered(self, params: Any, dtype: Any) -> Any:
-    """Returns the parameters that the network needs on this device.
+  def of_device(self, model: AlexNet, sum_dtype: Any = None) -> AlexNet:
+    """Returns the network as one of several devices computes it.
 
     Args:
-      params: what this device has of them.
-      dtype: the network's. It rounds kernels, and so do devices before they
-        send them.
+      model: the network.
+      sum_dtype: as in `reduced`.
     """
-    if self.parallelism == 'hybrid':
-      return params
+    parts: dict[str, Part] = {}
+    for name in _dense_names(model):
+      spec = self.specs.params[name]['kernel']
+      if self.parallelism == 'hybrid':
+        kind = Units if spec == _COLUMNS else Inputs
+        parts[name] = kind(AXIS, follows=bool(parts))
+      elif spec == _ROWS:
+        parts[name] = Rows(AXIS, model.dtype, sum_dtype)
+    return model.clone(axis_name=AXIS, parts=parts)
 
-    def gather(param, spec):
-      axis = _axis(spec)
-      if axis is None:
-        return param
-      sent = param.astype(dtype)
-      found = jax.lax.all_gather(sent, AXIS, axis=axis, tiled=True)
-      return found.astype(param.dtype)
-
-    return jax.tree.map(gather, params, self.specs.params)
-
-  def reduced(self, grads: Any, dtype: Any = None) -> Any:
+  def reduced(self, grads: Any, sum_dtype: Any = None) -> Any:
     """Returns the mean gradients of what this device has of the parameters.
 
     Args:
-      grads: of the mean loss of this device's images, by `gathered`.
-      dtype: precision in which gradients are sent and added; None: their own.
+      grads: of the mean loss of this device's images. Layers of which devices
+        have parts have added up those of all devices.
+      sum_dtype: precision in which gradients are sent and added; None: theirs.
     """
     number = jax.lax.axis_size(AXIS)
 
     def mean(grad, spec):
-      axis = _axis(spec)
-      if axis is not None and self.parallelism == 'hybrid':
-        return grad / number  # The layer has added up all devices' images.
-      sent = grad if dtype is None else grad.astype(dtype)
-      if axis is None:
-        total = jax.lax.psum(sent, AXIS)
-      else:
-        total = jax.lax.psum_scatter(
-          sent, AXIS, scatter_dimension=axis, tiled=True
-        )
-      return total.astype(grad.dtype) / number
+      if _axis(spec) is None:
+        sent = grad.astype(sum_dtype or grad.dtype)
+        grad = jax.lax.psum(sent, AXIS).astype(grad.dtype)
+      return grad / number
 
     return jax.tree.map(mean, grads, self.specs.params)
 
   def squares(self, parts: Any) -> Any:
     """Returns each array's sum of squares from this device's part of it."""
 
-    def of(part, spec):
-      local = jnp.sum(part**2)
+    def of_all(local, spec):
       return local if _axis(spec) is None else jax.lax.psum(local, AXIS)
 
-    return jax.tree.map(of, parts, self.specs.params)
+    return jax.tree.map(of_all, optimizer.squares(parts), self.specs.params)
 
   def on_all(self, true: jax.Array) -> jax.Array:
     """Returns whether it is true on all devices."""
@@ -146,6 +136,7 @@ def place(
   state: Any,
   parallelism: str = 'data',
   devices: Sequence[Any] | None = None,
+  grad_accumulation: int = 1,
 ) -> Placement:
   """Returns where the arrays of a training state are.
 
@@ -154,6 +145,8 @@ def place(
     state: a `TrainState`, or the shapes of one.
     parallelism: 'data' or 'hybrid'.
     devices: as in `mesh_of`.
+    grad_accumulation: number of parts of a device's images. With several,
+      'data' divides no kernel, which each part would gather again.
 
   Raises:
     UserError: the devices do not divide the fully connected layers.
@@ -167,7 +160,7 @@ def place(
     parts = {name: {'kernel': _COLUMNS, 'bias': _ROWS} for name in names}
     # By its inputs, so that any number of classes is possible.
     parts[names[-1]] = {'kernel': _ROWS, 'bias': _ALL}
-  elif mesh.size > 1:
+  elif mesh.size > 1 and grad_accumulation == 1:
     parts = {
       name: {'kernel': _ROWS, 'bias': _ALL}
       for name in names

@@ -114,9 +114,7 @@ def train_step(
   """
   several = jax.lax.axis_size(AXIS) > 1
   if several:
-    model = model.clone(
-      axis_name=AXIS, divided=placement.parallelism == 'hybrid'
-    )
+    model = placement.of_device(model, reduce_dtype)
   key = jax.random.fold_in(dropout_key, state.step)
   key = jax.random.fold_in(key, jax.lax.axis_index(AXIS))
 
@@ -143,10 +141,8 @@ def train_step(
       return loss, (sums, new.get('averages', {}))
 
   def gradients(part, key):
-    return jax.grad(loss_fn, has_aux=True)(params, part, key)
+    return jax.grad(loss_fn, has_aux=True)(state.params, part, key)
 
-  with jax.named_scope('all_gather'):
-    params = placement.gathered(state.params, model.dtype)
   grads, (sums, averages) = _over_parts(
     gradients, batch, key, grad_accumulation
   )
@@ -322,14 +318,7 @@ def _scored(log_probs, batch):
 
 
 # Names of the parts of a step in profiles, in addition to the network's layers.
-SCOPE_NAMES = (
-  'input',
-  'all_gather',
-  'loss',
-  'all_reduce',
-  'optimizer',
-  'not_finite',
-)
+SCOPE_NAMES = ('input', 'loss', 'all_reduce', 'optimizer', 'not_finite')
 
 
 def arguments_of(config: Any) -> dict[str, Any]:

@@ -4,8 +4,9 @@ The module reads its layers from an `Architecture`; `architectures.py` has the
 networks themselves, `lrn.py` section 3.3 and `pool.py` section 3.4.
 """
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +17,7 @@ from alexnet_jax.model import layer_types
 from alexnet_jax.model.batch_norm import BatchNorm
 from alexnet_jax.model.conv import conv2d, conv2d_of_blocks, local_conv2d
 from alexnet_jax.model.dense import add_bias, product
+from alexnet_jax.model.dense_parts import Part
 from alexnet_jax.model.lrn import (
   local_response_normalization,
   spatial_response_normalization,
@@ -42,8 +44,8 @@ class AlexNet(nn.Module):
     axis_name: in training on several devices, the axis over them, of `jax.pmap`
       or `jax.shard_map`. Batch normalization averages its statistics over it.
       All devices must have as many images.
-    divided: whether each device has a part of the fully connected layers
-      (`learning/placement.py`). The images and the logits are its own.
+    parts: how fully connected layers are divided over `axis_name`, by name
+      (`dense_parts.Part`). The images and the logits of a device are its own.
 
   Example:
     >>> from alexnet_jax.model import ARCHITECTURES
@@ -63,7 +65,7 @@ class AlexNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
   conv_batch: int | None = None
   axis_name: str | None = None
-  divided: bool = False
+  parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
 
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
     """Returns the logits of a batch of images.
@@ -168,29 +170,10 @@ class AlexNet(nn.Module):
     for name, layer in layers[len(convs) :]:
       assert isinstance(layer, layer_types.Dense)
       x = x.reshape(x.shape[0], -1)  # fc6's input: [N, 6 * 6 * 256]
-      part = {}
-      if self.divided:
-        x, part = self._part(name, x)
-      x = Dense(layer, self.num_classes, self.dtype, **part, name=name)(x)
+      part = self.parts.get(name)
+      x = Dense(layer, self.num_classes, self.dtype, part, name=name)(x)
       x = self._then(name, layer, x, train, wanted, found)
     return x if wanted is None else {name: found[name] for name in wanted}
-
-  def _part(self, name, x):
-    """Returns the input of this device's part of a layer, and that part.
-
-    Of a fully connected layer, devices have some units each, and compute them
-    for the images of all devices. Of the last layer they have some inputs each,
-    and get the sums of all devices for their own images.
-    """
-    axis, names = self.axis_name, self.architecture.layer_names
-    is_first = not names[names.index(name) - 1].startswith('fc')
-    if name == names[-1]:
-      if is_first:  # [n, in] -> [N, in / devices]
-        x = jax.lax.all_to_all(x, axis, 1, 0, tiled=True)
-      return x, {'sum_over': axis}
-    # The first: [n, in] -> [N, in]; others: [N, in / devices] -> [N, in].
-    x = jax.lax.all_gather(x, axis, axis=0 if is_first else 1, tiled=True)
-    return x, {'parts': jax.lax.axis_size(axis)}
 
   def _check(self, images, layers):
     """Returns whether these are blocks of pixels; checks the size."""
@@ -303,25 +286,19 @@ class Dense(nn.Module):
   layer: layer_types.Dense
   num_classes: int
   dtype: jnp.dtype
-  parts: int = 1
-  sum_over: str | None = None
+  part: Part | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps `[N, in]` to `[N, features]`.
-
-    With `parts`, to one of so many equal parts of the features. With
-    `sum_over`, an axis of devices, the inputs are a part, and this device's
-    images alone are returned.
-    """
-    features = (self.layer.features or self.num_classes) // self.parts
+    """Maps `[N, in]` to `[N, features]`, or to this device's part of them."""
+    part = self.part or Part()
+    x = part.input(x)
+    features = part.columns(self.layer.features or self.num_classes)
     kernel_init, bias_init = _initializers(self.layer, x.shape[-1])
-    kernel = self.param('kernel', kernel_init, (x.shape[-1], features))
+    shape = (part.rows(x.shape[-1]), features)
+    kernel = self.param('kernel', kernel_init, shape)
     bias = self.param('bias', bias_init, (features,))
-    y = product(x, kernel)
-    if self.sum_over:
-      y = jax.lax.psum_scatter(y, self.sum_over, tiled=True)
-    return add_bias(y, bias)
+    return add_bias(part.output(product(x, part.kernel(kernel, x))), bias)
 
 
 def _parts(x, size):

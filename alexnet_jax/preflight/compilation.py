@@ -97,7 +97,9 @@ class Steps:
     size = config.data.crop_size
     self.blocks = input_blocks(own, size, topology.platform) if blocks else None
     tx = optimizer.paper_sgd(
-      config.optimizer.momentum, config.optimizer.rate_in_velocity
+      config.optimizer.momentum,
+      config.optimizer.rate_in_velocity,
+      config.optimizer.lars_coefficient,
     )
     plateau = optimizer.plateau_decay(config.optimizer)
     lengths = STEPS_PER_EPOCH, STEPS_PER_EPOCH * config.num_epochs
@@ -176,8 +178,13 @@ class Steps:
     return self._compile(Steps._eval_parts, batch_size, waiting)
 
   def _placed(self, devices):
-    parallelism = self._config.parallelism
-    return place(self.model, self._state, parallelism, devices)
+    return place(
+      self.model,
+      self._state,
+      self._config.parallelism,
+      devices,
+      self._config.grad_accumulation,
+    )
 
   def _train_parts(self, batch_size):
     """Returns the step as a function of devices, and its argument shapes."""
