@@ -1,0 +1,92 @@
+"""The recipes of large batches, at a size that two CPU cores can train.
+
+  python -m alexnet_jax.main --config=configs/large_batch.py:RECIPE-DATA
+
+RECIPE is one of
+
+  owt     cuda-convnet2's network, batches of 64
+  linear  the same with 16 times the batch and the learning rate, and a warm-up:
+          configs/imagenet_1024.py
+  bn      AlexNet-BN, batches of 64
+  lars    the same with 16 times the batch, and LARS: configs/imagenet_lars_8k.py
+
+and DATA is `imagenette` or `cifar10`. All runs of a dataset have the same number
+of epochs and the same polynomial decay of the learning rate. The networks are a
+quarter as wide as theirs, on crops of 67 pixels. docs/pods.md has the errors.
+"""
+
+import dataclasses
+
+import ml_collections
+
+from alexnet_jax.model import ARCHITECTURES, Architecture
+from alexnet_jax.model.layer_types import Conv
+from configs import default
+
+_TIMES = 16
+_EPOCHS = {'imagenette': 30, 'cifar10': 15}
+
+
+def _narrow(name: str) -> Architecture:
+  """Returns a network with a quarter of the channels and an eighth of the units."""
+  architecture = ARCHITECTURES[name]
+
+  def narrower(layer):
+    if layer.features is None:
+      return layer
+    by = 4 if isinstance(layer, Conv) else 8
+    # Fewer inputs: the weights have the same sum of squares per unit.
+    return dataclasses.replace(
+      layer,
+      features=layer.features // by,
+      weight_std=layer.weight_std and layer.weight_std * by**0.5,
+    )
+
+  return dataclasses.replace(
+    architecture,
+    name=f'narrow_{name}',
+    layers=tuple(map(narrower, architecture.layers)),
+  )
+
+
+for _name in ('owt', 'alexnet_bn'):
+  ARCHITECTURES[f'narrow_{_name}'] = _narrow(_name)
+
+
+def get_config(which: str = 'linear-imagenette') -> ml_collections.ConfigDict:
+  recipe, _, data = which.partition('-')
+  if recipe not in ('owt', 'linear', 'bn', 'lars') or data not in _EPOCHS:
+    raise ValueError(
+      f'{which!r} is not RECIPE-DATA, of owt, linear, bn or lars, and '
+      f'{" or ".join(_EPOCHS)}'
+    )
+  config = default.get_config()
+  config.batch_size = 64
+  config.num_epochs = _EPOCHS[data]
+  config.model.name = f'narrow_{"owt" if recipe in ("owt", "linear") else "alexnet_bn"}'
+  config.model.num_classes = 10
+  config.data.crop_size = 67
+  config.data.lighting = 'none'
+  if data == 'cifar10':
+    config.data.name = 'cifar10'
+    config.data.val_split = 'test'
+    config.data.resize_size = 72
+  else:
+    config.data.name = 'imagenette/320px-v2'
+    config.data.resize_size = 80
+  optimizer = config.optimizer
+  optimizer.schedule = 'polynomial'
+  optimizer.learning_rate = 0.01
+  config.guards.stall_steps = 10_000
+  if recipe in ('linear', 'lars'):
+    config.batch_size *= _TIMES
+    optimizer.warmup_epochs = 5.0
+    optimizer.warmup_learning_rate = optimizer.learning_rate
+    optimizer.learning_rate *= _TIMES
+  if recipe in ('bn', 'lars'):
+    config.data.std = (256.0, 256.0, 256.0)
+  if recipe == 'lars':
+    optimizer.lars_coefficient = 0.001
+    optimizer.warmup_learning_rate = 1.0
+    optimizer.learning_rate = 10.0
+  return config
