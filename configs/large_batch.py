@@ -8,11 +8,16 @@ RECIPE is one of
   linear  the same with 16 times the batch and the learning rate, and a warm-up:
           configs/imagenet_1024.py
   bn      AlexNet-BN, batches of 64
-  lars    the same with 16 times the batch, and LARS: configs/imagenet_lars_8k.py
+  lars    the same with 16 times the batch, and LARS:
+          configs/imagenet_lars_8k.py
 
-and DATA is `imagenette` or `cifar10`. All runs of a dataset have the same number
-of epochs and the same polynomial decay of the learning rate. The networks are a
-quarter as wide as theirs, on crops of 67 pixels. docs/pods.md has the errors.
+and DATA is `imagenette` or `cifar10`. All runs of a dataset have the same
+number of epochs and the same polynomial decay of the learning rate. The
+networks are narrow, on crops of 67 pixels.
+
+Time: four minutes on two CPU cores (Imagenette).
+Validation error on Imagenette, one seed, without any search: owt 36.28%, linear
+73.99%, bn 29.68%, lars 35.92% top-1.
 """
 
 import dataclasses
@@ -28,7 +33,7 @@ _EPOCHS = {'imagenette': 30, 'cifar10': 15}
 
 
 def _narrow(name: str) -> Architecture:
-  """Returns a network with a quarter of the channels and an eighth of the units."""
+  """Returns a network with fewer channels (a quarter) and units (an eighth)."""
   architecture = ARCHITECTURES[name]
 
   def narrower(layer):
@@ -63,7 +68,8 @@ def get_config(which: str = 'linear-imagenette') -> ml_collections.ConfigDict:
   config = default.get_config()
   config.batch_size = 64
   config.num_epochs = _EPOCHS[data]
-  config.model.name = f'narrow_{"owt" if recipe in ("owt", "linear") else "alexnet_bn"}'
+  network = 'owt' if recipe in ('owt', 'linear') else 'alexnet_bn'
+  config.model.name = f'narrow_{network}'
   config.model.num_classes = 10
   config.data.crop_size = 67
   config.data.lighting = 'none'

@@ -11,7 +11,8 @@ from alexnet_jax.cli.files import write_text
 from alexnet_jax.cli.terminal import one_line
 from alexnet_jax.config.loading import Config, flatten
 
-# A run's result does not depend on these, so it may resume with others.
+# A run's result does not depend on these, so it may resume with others. Where
+# units are dropped differs, as it does on another number of devices.
 FREE_FIELDS = (
   'checkpoint.every_steps',
   'checkpoint.keep',
@@ -24,6 +25,7 @@ FREE_FIELDS = (
   'eval.classes',
   'eval.step',
   'eval.train_split',
+  'grad_accumulation',
   'guards.min_epoch_steps',
   'guards.not_finite',
   'guards.stall',
@@ -31,6 +33,7 @@ FREE_FIELDS = (
   'guards.stall_steps',
   'guards.zero_learning_rate',
   'log_every_steps',
+  'parallelism',
   'profile',
 )
 # Fields that runs of an earlier version lack, and what they did.
@@ -39,6 +42,7 @@ _ADDED = {
   'init_head': 'keep',
   'optimizer.lars_coefficient': 0.0,
   'optimizer.polynomial_power': 2.0,
+  'optimizer.reduce_dtype': 'float32',
   'optimizer.warmup_learning_rate': 0.0,
 }
 # Schedules that depend on the length of the run.

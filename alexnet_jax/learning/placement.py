@@ -3,9 +3,10 @@
 The batch is divided between all devices, whose axis is called `AXIS`. There are
 two ways to place the parameters:
 
-  data    Each device has all parameters but the large kernels, of which it has
-          some rows, with their velocity. A step gathers the rows of all
-          devices, and updates its own. (Xu et al. 2020, arXiv:2004.13336)
+  data    Each device has all parameters except that, of the kernels of fully
+          connected layers, it has some rows, with their velocity. A step
+          gathers the rows of all devices, and updates its own. (Xu et al. 2020,
+          arXiv:2004.13336)
   hybrid  The fully connected layers are divided between the devices, with
           their velocity. Each device computes its units for the images of all
           devices. (Krizhevsky 2014, arXiv:1404.5997)
@@ -36,8 +37,6 @@ _ALL = PartitionSpec()
 # Divided along the first or the second axis.
 _ROWS = PartitionSpec(AXIS)
 _COLUMNS = PartitionSpec(None, AXIS)
-# A smaller kernel is not worth two more collective operations.
-_LARGE = 2**20
 
 
 def mesh_of(devices: Sequence[Any] | None = None) -> Mesh:
@@ -164,16 +163,12 @@ def place(
     parts = {
       name: {'kernel': _ROWS, 'bias': _ALL}
       for name in names
-      if _is_worth_dividing(state.params[name]['kernel'], mesh.size)
+      if state.params[name]['kernel'].shape[0] % mesh.size == 0
     }
   params = {**specs.params, **parts}
   velocity = specs.opt_state._replace(trace=params)
   specs = specs.replace(params=params, opt_state=velocity)
   return Placement(parallelism, mesh, specs)
-
-
-def _is_worth_dividing(kernel: Any, number: int) -> bool:
-  return kernel.shape[0] % number == 0 and math.prod(kernel.shape) >= _LARGE
 
 
 def check_units(
