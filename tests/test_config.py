@@ -123,8 +123,11 @@ def test_what_a_run_may_resume_with(workdir):
   check(workdir)
   saved = json.loads((workdir / 'config.json').read_text())
   # Of an earlier version.
-  del saved['data']['balance'], saved['init_head']
-  for name in ('lars_coefficient', 'polynomial_power', 'warmup_learning_rate'):
+  del saved['data']['balance']
+  for name in ('init_head', 'parallelism', 'grad_accumulation'):
+    del saved[name]
+  for name in ('lars_coefficient', 'polynomial_power', 'reduce_dtype',
+               'warmup_learning_rate'):  # fmt: skip
     del saved['optimizer'][name]
   (workdir / 'config.json').write_text(json.dumps(saved))
   check(workdir)
