@@ -212,7 +212,8 @@ class Program:
     kinds: collections.Counter[str] = collections.Counter()
     moved = 0
     for i, by_id, times in self.instructions():
-      if i.opcode in (*_FREE, 'call', 'while', 'conditional'):
+      # What they call is counted.
+      if i.opcode in (*_FREE, 'call', 'while', 'conditional', 'async-start'):
         continue
       if i.opcode.endswith('-done'):
         continue
