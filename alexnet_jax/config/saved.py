@@ -39,13 +39,11 @@ FREE_FIELDS = (
 # Fields that runs of an earlier version lack, and what they did.
 _ADDED = {
   'data.balance': 'none',
-  'grad_accumulation': 1,
   'init_head': 'keep',
   'optimizer.lars_coefficient': 0.0,
   'optimizer.polynomial_power': 2.0,
   'optimizer.reduce_dtype': 'float32',
   'optimizer.warmup_learning_rate': 0.0,
-  'parallelism': 'data',
 }
 # Schedules that depend on the length of the run.
 _OVER_THE_RUN = ('discrete_exponential', 'polynomial')
