@@ -10,9 +10,14 @@ import os
 import subprocess
 import sys
 
+import jax
 import narrow
+import numpy as np
 import pytest
 
+from alexnet_jax.learning import optimizer, steps
+from alexnet_jax.learning.placement import place
+from alexnet_jax.model import ARCHITECTURES, AlexNet
 from alexnet_jax.preflight import compare, compilation, report, topologies
 from configs import imagenet
 
@@ -69,8 +74,8 @@ def test_the_papers_network(name, tmp_path):
   assert result['num_hosts'] == num_hosts
   # The runtime takes some of it.
   assert 0.9 < result['hbm_bytes'] / (gigabytes * 1e9) < 1.08
-  # At least the state and some gradients; and it fits.
-  assert 4 * 2.5 * PARAMETERS < result['hbm_needed_bytes'] < result['hbm_bytes']
+  # At least gathered kernels, gradients and a part of the state; and it fits.
+  assert 4 * 2 * PARAMETERS < result['hbm_needed_bytes'] < result['hbm_bytes']
   # 3 x 2 x 0.67 G multiplications, less conv1's gradient of the image.
   assert 3.7e9 < result['flops_per_image'] < 4e9
   # Each gradient is reduced and each parameter or gradient gathered: as many
@@ -116,17 +121,42 @@ def test_parallelism(name, each):
   data, hybrid = (result['compare'][form] for form in ('data', 'hybrid'))
   if (name, each) == ('v5e:2x2', 256):
     # Plain Flax's are 29.6 M: python benchmarks/tpu_step.py.
-    assert data['estimated_cycles'] < 22e6
+    assert data['estimated_cycles'] <= 20e6
+    assert hybrid['estimated_cycles'] <= 18.8e6
   # Each chip computes and updates a part of the dense layers.
   assert hybrid['estimated_cycles'] < data['estimated_cycles']
+
+
+def test_hybrid_trains_the_papers_network_as_data_parallelism_does():
+  """At full size, on four of this machine's CPU devices."""
+  model = AlexNet(ARCHITECTURES['paper'].with_dropout(rate=0.0))
+  sgd = optimizer.paper_sgd()
+  plateau = optimizer.plateau_decay(imagenet.get_config().optimizer)
+  state = jax.device_get(steps.create_train_state(model, sgd, plateau, 227, 0))
+  rates = optimizer.rates_of(imagenet.get_config().optimizer, 100, 100)
+  found = []
+  for parallelism in ('data', 'hybrid'):
+    placed = place(model, state, parallelism, jax.devices()[:4])
+    step = steps.p_train_step(
+      placed, model=model, tx=sgd, rates=rates, dropout_key=jax.random.key(1)
+    )
+    trained, rng = placed.put(state), np.random.default_rng(0)
+    for _ in range(20):
+      images = rng.normal(0, 50, (4, 4, 227, 227, 3)).astype(np.float32)
+      labels = rng.integers(0, 1000, (4, 4)).astype(np.int32)
+      trained = step(trained, {'image': images, 'label': labels})
+    leaves = jax.tree.leaves(jax.device_get(trained.params))
+    found.append(np.concatenate([np.ravel(x) for x in leaves]))
+  data, hybrid = found
+  assert np.linalg.norm(hybrid - data) < 1e-6 * np.linalg.norm(data)
 
 
 def test_the_input_is_in_its_fast_form():
   """Blocks of pixels, in bfloat16: docs/speed.md."""
   config = imagenet.get_config()
   config.batch_size, config.model.dtype = 1024, 'bfloat16'
-  steps = compilation.Steps(config, topologies.find('v5e:2x2'))
-  image = steps.train_batch(1024)['image']
+  compiled = compilation.Steps(config, topologies.find('v5e:2x2'))
+  image = compiled.train_batch(1024)['image']
   assert image.shape == (4, 256, 57, 57, 48)
   assert image.dtype == 'bfloat16'
 
@@ -134,13 +164,15 @@ def test_the_input_is_in_its_fast_form():
 def test_a_batch_that_does_not_fit():
   """The evaluation step compiles faster than the training step."""
   topology = topologies.find('v5e:1x1')
-  steps = compilation.Steps(narrow.get_config(), topology)
-  over = steps.evaluate(400_000)
+  compiled = compilation.Steps(narrow.get_config(), topology)
+  over = compiled.evaluate(400_000)
   assert not over.fits(topology)
   assert over.needed_bytes > topology.memory_bytes
-  fits, fits_not = compilation.largest_that_fits(steps.evaluate, over, topology)
+  fits, fits_not = compilation.largest_that_fits(
+    compiled.evaluate, over, topology
+  )
   assert 1000 < fits < fits_not <= fits * 1.125 + 1
-  assert steps.evaluate(fits).fits(topology)
+  assert compiled.evaluate(fits).fits(topology)
 
 
 def test_hosts():
