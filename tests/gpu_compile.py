@@ -42,8 +42,8 @@ def test_the_papers_network(name, hosts, gibibytes):
   state = 2 * 4 * (PARAMETERS - DENSE + DENSE // n)
   assert state < result['hbm_needed_bytes'] < result['hbm_bytes']
   assert 3.7e9 < result['flops_per_image'] < 4.1e9
-  # The rows are gathered in bfloat16. The other gradients are reduced, and a
-  # few sums.
+  # Rows are gathered in bfloat16. The other gradients are reduced with a few
+  # sums.
   assert {k: c['bytes'] for k, c in result['collectives'].items()} == {
     'all-gather': 2 * DENSE // n,
     'reduce-scatter': 4 * DENSE,
