@@ -20,8 +20,8 @@ def get_config() -> ml_collections.ConfigDict:
   # With hybrid, each device has a part of them: docs/pods.md.
   config.parallelism = 'data'
   # Number of parts that a batch is processed in, one after the other.
-  # More parts take less memory. Running averages of batch normalization apart,
-  # they change no result without dropout.
+  # More parts take less memory. They change no result without dropout and batch
+  # normalization, whose masks and statistics are those of each part.
   config.grad_accumulation = 1
   # Number of epochs to train.
   config.num_epochs = 90
