@@ -101,6 +101,13 @@ def differences(state, expected):
   return relative(flat(a[0]), flat(b[0])), max(each)
 
 
+OTHERS = ('data', 2), ('data', 8), ('hybrid', 1), ('hybrid', 4)
+
+
+def long(values):
+  return pytest.param(*values, marks=pytest.mark.long)
+
+
 @pytest.fixture(scope='module')
 def one_device():
   with jax.enable_x64(True):
@@ -109,9 +116,8 @@ def one_device():
 
 @pytest.mark.parametrize(
   ('parallelism', 'num_devices'),
-  [('data', 2), ('data', 4), ('data', 8),
-   ('hybrid', 1), ('hybrid', 2), ('hybrid', 4), ('hybrid', 8)],
-)  # fmt: skip
+  [('data', 4), ('hybrid', 2), ('hybrid', 8), *map(long, OTHERS)],
+)
 def test_the_same_numbers_on_any_number_of_devices(
   one_device, parallelism, num_devices
 ):
@@ -145,7 +151,7 @@ def test_in_float32_all_parameters_together(parallelism):
   assert differences(eight, one)[0] < 1e-6
 
 
-@pytest.mark.parametrize('parallelism', ['data', 'hybrid'])
+@pytest.mark.parametrize('parallelism', [long(['data']), 'hybrid'])
 def test_batch_normalization_and_lars(parallelism):
   """Statistics, and norms of divided arrays, are those of all devices."""
   with jax.enable_x64(True):
@@ -158,7 +164,8 @@ def test_batch_normalization_and_lars(parallelism):
 
 
 @pytest.mark.parametrize(
-  ('parallelism', 'num_devices'), [('data', 1), ('data', 2), ('hybrid', 2)]
+  ('parallelism', 'num_devices'),
+  [long(['data', 1]), ('data', 2), long(['hybrid', 2])],
 )
 def test_a_batch_in_parts_gives_the_same_parameters(
   one_device, parallelism, num_devices
@@ -277,7 +284,7 @@ def test_devices_that_cannot_have_equal_parts(number):
   check_units(model, state.params, 'data', number)
 
 
-@pytest.mark.parametrize('parallelism', ['data', 'hybrid'])
+@pytest.mark.parametrize('parallelism', [long(['data']), 'hybrid'])
 def test_a_checkpoint_is_the_same_whatever_wrote_it(tmp_path, parallelism):
   """Saved by 8 devices, restored and trained on by others."""
   workdir = epath.Path(tmp_path)
@@ -382,6 +389,7 @@ def command(*arguments, devices, status=0):
   return done.output
 
 
+@pytest.mark.long
 def test_a_run_resumes_with_the_other_parallelism_and_is_scored(tmp_path):
   workdir = f'--workdir={tmp_path / "run"}'
   hybrid = '--config.parallelism=hybrid'

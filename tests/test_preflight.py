@@ -321,11 +321,13 @@ def test_the_devices_present(tmp_path):
     'training memory', 'evaluation memory', 'input',
   ]  # fmt: skip
   assert all(row['ok'] for row in result['checks'])
-  # All gradients and a few sums.
-  assert result['collective_bytes'] == pytest.approx(4 * 62_458, rel=1e-3)
-  assert [*result['collectives']] == ['all-reduce']
-  # Two devices: 2 (n - 1) / n is 1.
-  assert result['collective_bytes_sent'] == result['collective_bytes']
+  # Two devices each send half of a divided kernel and half of its gradient, and
+  # as many bytes of the other gradients as there are; and a few sums.
+  assert result['collective_bytes_sent'] == pytest.approx(4 * 62_458, rel=1e-3)
+  kinds = result['collectives']
+  assert kinds.keys() == {'all-reduce', 'all-gather', 'reduce-scatter'}
+  gathered = kinds['all-gather']['bytes_sent']
+  assert gathered == kinds['reduce-scatter']['bytes_sent'] == 4 * 21_760 / 2
   assert result['hbm_needed_bytes'] < result['hbm_bytes']
   assert result['flops_per_image'] > 1e6
   assert result['measured_images_per_second_per_device'] > 0

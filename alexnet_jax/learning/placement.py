@@ -95,7 +95,7 @@ class Placement:
         parts[name] = kind(AXIS, follows=bool(parts))
       elif spec == _ROWS:
         parts[name] = Rows(AXIS, model.dtype, sum_dtype)
-    return model.clone(axis_name=AXIS, parts=parts)
+    return model.clone(axis_name=AXIS, parts=tuple(parts.items()))
 
   def reduced(self, grads: Any, sum_dtype: Any = None) -> Any:
     """Returns the mean gradients of what this device has of the parameters.

@@ -4,9 +4,8 @@ The module reads its layers from an `Architecture`; `architectures.py` has the
 networks themselves, `lrn.py` section 3.3 and `pool.py` section 3.4.
 """
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -44,8 +43,9 @@ class AlexNet(nn.Module):
     axis_name: in training on several devices, the axis over them, of `jax.pmap`
       or `jax.shard_map`. Batch normalization averages its statistics over it.
       All devices must have as many images.
-    parts: how fully connected layers are divided over `axis_name`, by name
-      (`dense_parts.Part`). The images and the logits of a device are its own.
+    parts: names of fully connected layers that are divided over `axis_name`,
+      each with its `dense_parts.Part`. The images and the logits of a device
+      are its own.
 
   Example:
     >>> from alexnet_jax.model import ARCHITECTURES
@@ -65,7 +65,7 @@ class AlexNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
   conv_batch: int | None = None
   axis_name: str | None = None
-  parts: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+  parts: tuple[tuple[str, Part], ...] = ()
 
   def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
     """Returns the logits of a batch of images.
@@ -170,7 +170,7 @@ class AlexNet(nn.Module):
     for name, layer in layers[len(convs) :]:
       assert isinstance(layer, layer_types.Dense)
       x = x.reshape(x.shape[0], -1)  # fc6's input: [N, 6 * 6 * 256]
-      part = self.parts.get(name)
+      part = dict(self.parts).get(name)
       x = Dense(layer, self.num_classes, self.dtype, part, name=name)(x)
       x = self._then(name, layer, x, train, wanted, found)
     return x if wanted is None else {name: found[name] for name in wanted}
