@@ -289,6 +289,7 @@ def assert_replicas_are_equal(state, num_devices):
       np.testing.assert_array_equal(shard, shards[0])
 
 
+@pytest.mark.long
 def test_one_and_eight_devices_give_the_same_training():
   one, state_of_one = train(1, 8, dropout_rate=0.0)
   eight, state_of_eight = train(8, 8, dropout_rate=0.0)

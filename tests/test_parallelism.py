@@ -101,7 +101,7 @@ def differences(state, expected):
   return relative(flat(a[0]), flat(b[0])), max(each)
 
 
-OTHERS = ('data', 2), ('data', 8), ('hybrid', 1), ('hybrid', 4)
+OTHERS = ('data', 2), ('data', 8), ('hybrid', 1), ('hybrid', 2), ('hybrid', 4)
 
 
 def long(values):
@@ -116,7 +116,7 @@ def one_device():
 
 @pytest.mark.parametrize(
   ('parallelism', 'num_devices'),
-  [('data', 4), ('hybrid', 2), ('hybrid', 8), *map(long, OTHERS)],
+  [('data', 4), ('hybrid', 8), *map(long, OTHERS)],
 )
 def test_the_same_numbers_on_any_number_of_devices(
   one_device, parallelism, num_devices
@@ -144,7 +144,7 @@ def test_the_same_numbers_on_any_number_of_devices(
   assert fc7.addressable_shards[0].data.size == fc7.size // num_devices
 
 
-@pytest.mark.parametrize('parallelism', ['data', 'hybrid'])
+@pytest.mark.parametrize('parallelism', [long(['data']), 'hybrid'])
 def test_in_float32_all_parameters_together(parallelism):
   made = make(dtype='float32')
   one, eight = (train(parallelism, number, made=made) for number in (1, 8))
@@ -176,6 +176,7 @@ def test_a_batch_in_parts_gives_the_same_parameters(
     assert max(differences(state, one_device)) < 1e-12
 
 
+@pytest.mark.long
 def test_running_averages_of_a_batch_in_parts():
   """The mean of the parts' statistics enters, once a step."""
   with jax.enable_x64(True):
@@ -194,6 +195,7 @@ def test_running_averages_of_a_batch_in_parts():
     )
 
 
+@pytest.mark.long
 def test_gradients_in_bfloat16():
   made = make(dtype='float32')
   exact = train('data', 4, 3, made=made)
@@ -256,6 +258,7 @@ def test_each_unit_is_dropped_independently_of_other_units_and_images():
   assert np.abs(correlation).max() < 0.25
 
 
+@pytest.mark.long
 def test_a_single_fully_connected_layer():
   """Its inputs are divided, although no layer before it is."""
   with jax.enable_x64(True):
