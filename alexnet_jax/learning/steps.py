@@ -213,8 +213,8 @@ def _over_parts(gradients, batch, key, number):
     jax.eval_shape(lambda part: gradients(part[1], key), first),
   )
   (grads, (sums, averages)), _ = jax.lax.scan(add, zeros, (numbers, parts))
-  mean = lambda tree: jax.tree.map(lambda x: x / number, tree)  # noqa: E731
-  return mean(grads), (sums, mean(averages))
+  grads, averages = jax.tree.map(lambda x: x / number, (grads, averages))
+  return grads, (sums, averages)
 
 
 def _wait_for_all(grads):
