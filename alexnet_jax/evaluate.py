@@ -23,7 +23,7 @@ from alexnet_jax.data.dataset import Dataset, open_dataset
 from alexnet_jax.data.labels import task_of
 from alexnet_jax.data.of_run import prepare_data
 from alexnet_jax.data.preprocessing import Preprocessing, read_preprocessing
-from alexnet_jax.learning import steps
+from alexnet_jax.learning import eval_steps
 from alexnet_jax.learning.placement import replicate
 from alexnet_jax.model.build import abstract_params, build_model
 from alexnet_jax.runs import scoring, signals
@@ -193,7 +193,7 @@ def evaluate_ensemble(
     results=out,
   )
   task = task_of(classes, dataset, split)
-  p_step = steps.p_ensemble_step(
+  p_step = eval_steps.p_ensemble_step(
     [
       (m.model, scoring.eval_finisher(config, m.model, m.preprocessing))
       for m in members

@@ -9,7 +9,13 @@ import pytest
 from etils import epath
 from test_alexnet import small
 
-from alexnet_jax.learning import metrics, optimizer, placement, steps
+from alexnet_jax.learning import (
+  eval_steps,
+  metrics,
+  optimizer,
+  placement,
+  steps,
+)
 from alexnet_jax.model import AlexNet
 from alexnet_jax.runs import checkpoint
 
@@ -372,7 +378,7 @@ def test_crops_are_averaged_after_the_softmax():
     'label': labels,
     'mask': np.ones((8, 1), np.float32),
   }
-  p_eval_step = steps.p_eval_step(model)
+  p_eval_step = eval_steps.p_eval_step(model)
   sums = p_eval_step(placement.replicate(variables['params']), batch)
   logits = jax.jit(model.apply)(variables, images.reshape(80, 67, 67, 3))
   probs = jax.nn.softmax(logits).reshape(8, 10, 5).mean(axis=1)

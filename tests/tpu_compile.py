@@ -31,6 +31,7 @@ LAYERS = {
   'lrn2', 'pool1', 'pool2', 'pool5', 'optimizer',
 }  # fmt: skip
 PARAMETERS = 60_965_224
+DENSE_KERNELS = 9216 * 4096 + 4096 * 4096 + 4096 * 1000
 # The table of docs/preflight.md.
 SIZES = ('v5e:2x2', 'v5e:4x4', 'v5e:8x8', 'v6e:4x4')
 IMAGES_PER_CHIP = (128, 256)
@@ -78,9 +79,11 @@ def test_the_papers_network(name, tmp_path):
   assert 4 * 2 * PARAMETERS < result['hbm_needed_bytes'] < result['hbm_bytes']
   # 3 x 2 x 0.67 G multiplications, less conv1's gradient of the image.
   assert 3.7e9 < result['flops_per_image'] < 4e9
-  # Each gradient is reduced and each parameter or gradient gathered: as many
-  # bytes as an all-reduce, a few sums, and what libtpu moves to align parts.
-  least = 2 * (num_devices - 1) / num_devices * 4 * PARAMETERS
+  # The gradients of dense kernels are reduced in float32, and the kernels
+  # gathered in bfloat16: libtpu rounds them before products of float32, too.
+  # All-reduces send the others twice. libtpu moves some bytes to align parts.
+  others = PARAMETERS - DENSE_KERNELS
+  least = (num_devices - 1) / num_devices * (6 * DENSE_KERNELS + 8 * others)
   assert result['collective_bytes_sent'] == pytest.approx(least, rel=0.05)
   assert set(result['layers']) >= LAYERS
   assert result['layers']['lrn1']['cycles'] > result['layers']['fc8']['cycles']
@@ -123,8 +126,10 @@ def test_parallelism(name, each):
     # Plain Flax's are 29.6 M: python benchmarks/tpu_step.py.
     assert data['estimated_cycles'] <= 20e6
     assert hybrid['estimated_cycles'] <= 18.8e6
-  # Each chip computes and updates a part of the dense layers.
-  assert hybrid['estimated_cycles'] < data['estimated_cycles']
+  # docs/pods.md says so. On 64 chips each has 64 units, and the matrix unit
+  # multiplies 128 at once.
+  faster = 'hybrid' if config.batch_size <= 4096 else 'data'
+  assert result['recommended'] == faster
 
 
 def test_hybrid_trains_the_papers_network_as_data_parallelism_does():

@@ -16,7 +16,7 @@ from alexnet_jax.config.loading import Config
 from alexnet_jax.data import color_stats, input_pipeline, preprocess
 from alexnet_jax.data.of_run import needs_color_stats, preprocessing_of
 from alexnet_jax.data.preprocessing import Preprocessing
-from alexnet_jax.learning import optimizer, steps
+from alexnet_jax.learning import eval_steps, optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
 from alexnet_jax.learning.placement import mesh_of, place
 from alexnet_jax.model import onednn
@@ -197,7 +197,7 @@ class Steps:
   def _eval_parts(self, batch_size):
     crops = self._config.eval.crops
     finish = finisher(self.preprocessing, crops, self.blocks)
-    step_on = functools.partial(steps.p_eval_step, self.model, finish)
+    step_on = functools.partial(eval_steps.p_eval_step, self.model, finish)
     return step_on, self._state.params, self.eval_batch(batch_size)
 
   def _compile(self, parts_of, batch_size, waiting) -> Step:

@@ -14,7 +14,7 @@ from alexnet_jax.data.classes import Classes
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.labels import Task, task_of
 from alexnet_jax.data.preprocessing import Preprocessing
-from alexnet_jax.learning import metrics, steps
+from alexnet_jax.learning import eval_steps, metrics
 from alexnet_jax.learning.finish import Finish, finisher, input_blocks
 from alexnet_jax.learning.placement import mesh_of, replicate
 from alexnet_jax.model import AlexNet
@@ -49,7 +49,7 @@ def scorer(
   @functools.cache
   def compiled_for(outputs: tuple[bool, ...] | None) -> Any:
     mask = None if outputs is None else np.array(outputs)
-    return steps.p_eval_step(model, finish, mask)
+    return eval_steps.p_eval_step(model, finish, mask)
 
   def score(params: Any, split: str) -> dict[str, Any]:
     task = task_of(classes, dataset, split)
@@ -79,7 +79,7 @@ def eval_batches(
   split: str,
   preprocessing: Preprocessing,
   classes: Classes,
-) -> Iterator[steps.Batch]:
+) -> Iterator[eval_steps.Batch]:
   """Yields the batches of an evaluation, on the devices."""
   return device_batches(
     dataset,
@@ -102,7 +102,7 @@ def device_batches(
   batch_size: int,
   crops: int,
   **arguments: Any,
-) -> Iterator[steps.Batch]:
+) -> Iterator[eval_steps.Batch]:
   """Yields the batches of an evaluation, on the devices.
 
   Args:
