@@ -29,7 +29,7 @@ from alexnet_jax.model.layer_types import Conv
 from configs import default
 
 _TIMES = 16
-_EPOCHS = {'imagenette': 30, 'cifar10': 15}
+_EPOCHS = {'imagenette': 30, 'cifar10': 10}
 
 
 def _narrow(name: str) -> Architecture:
@@ -83,6 +83,7 @@ def get_config(which: str = 'linear-imagenette') -> ml_collections.ConfigDict:
   optimizer = config.optimizer
   optimizer.schedule = 'polynomial'
   optimizer.learning_rate = 0.01
+  config.eval.every_epochs = 5
   config.guards.stall_steps = 10_000
   if recipe in ('linear', 'lars'):
     config.batch_size *= _TIMES

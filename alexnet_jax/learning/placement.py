@@ -256,9 +256,10 @@ def on_devices(
 ) -> Any:
   """Returns a step for one device as a step for all.
 
-  In one process this is `jax.pmap`. With several, pmap would convert the state
-  before and after each step, so there it is `jax.shard_map`, on which pmap is
-  built. So it is with arrays that pmap cannot divide: along their second axis.
+  In one process this is `jax.pmap`. With several, a pmap within `jax.jit` takes
+  the array of one process for that of all, so there it is `jax.shard_map`, on
+  which pmap is built. So it is with arrays that pmap cannot divide: along their
+  second axis.
 
   Args:
     step: a function of a state (or parameters) and of a device's batch.
