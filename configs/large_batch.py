@@ -7,6 +7,7 @@ RECIPE is one of
   owt     cuda-convnet2's network, batches of 64
   linear  the same with 16 times the batch and the learning rate, and a warm-up:
           configs/imagenet_1024.py
+  sqrt    the same with 4 times the learning rate: imagenet_1024.py:sqrt
   bn      AlexNet-BN, batches of 64
   lars    the same with 16 times the batch, and LARS:
           configs/imagenet_lars_8k.py
@@ -28,6 +29,7 @@ from alexnet_jax.model import ARCHITECTURES, Architecture
 from alexnet_jax.model.layer_types import Conv
 from configs import default
 
+_RECIPES = ('owt', 'linear', 'sqrt', 'bn', 'lars')
 _TIMES = 16
 _EPOCHS = {'imagenette': 30, 'cifar10': 10}
 
@@ -60,15 +62,15 @@ for _name in ('owt', 'alexnet_bn'):
 
 def get_config(which: str = 'linear-imagenette') -> ml_collections.ConfigDict:
   recipe, _, data = which.partition('-')
-  if recipe not in ('owt', 'linear', 'bn', 'lars') or data not in _EPOCHS:
+  if recipe not in _RECIPES or data not in _EPOCHS:
     raise ValueError(
-      f'{which!r} is not RECIPE-DATA, of owt, linear, bn or lars, and '
+      f'{which!r} is not RECIPE-DATA, of {", ".join(_RECIPES)}, and '
       f'{" or ".join(_EPOCHS)}'
     )
   config = default.get_config()
   config.batch_size = 64
   config.num_epochs = _EPOCHS[data]
-  network = 'owt' if recipe in ('owt', 'linear') else 'alexnet_bn'
+  network = 'alexnet_bn' if recipe in ('bn', 'lars') else 'owt'
   config.model.name = f'narrow_{network}'
   config.model.num_classes = 10
   config.data.crop_size = 67
@@ -85,11 +87,11 @@ def get_config(which: str = 'linear-imagenette') -> ml_collections.ConfigDict:
   optimizer.learning_rate = 0.01
   config.eval.every_epochs = 5
   config.guards.stall_steps = 10_000
-  if recipe in ('linear', 'lars'):
+  if recipe in ('linear', 'sqrt', 'lars'):
     config.batch_size *= _TIMES
     optimizer.warmup_epochs = 5.0
     optimizer.warmup_learning_rate = optimizer.learning_rate
-    optimizer.learning_rate *= _TIMES
+    optimizer.learning_rate *= _TIMES if recipe == 'linear' else _TIMES**0.5
   if recipe in ('bn', 'lars'):
     config.data.std = (256.0, 256.0, 256.0)
   if recipe == 'lars':
