@@ -239,3 +239,29 @@ def test_inputs_and_dropout(name, crop_size, scaling):
   architecture = ARCHITECTURES[config.model.name]
   assert config.data.crop_size == architecture.input_size == crop_size
   assert config.model.dropout_scaling == scaling
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'batch', 'first', 'highest', 'network'),
+  [
+    ('owt', 64, 0.01, 0.01, 'owt'),
+    ('linear', 1024, 0.01, 0.16, 'owt'),
+    ('sqrt', 1024, 0.01, 0.04, 'owt'),
+    ('bn', 64, 0.02, 0.02, 'alexnet_bn'),
+    ('lars', 1024, 1, 40, 'alexnet_bn'),
+  ],
+)
+def test_small_recipes_of_large_batches(recipe, batch, first, highest, network):
+  config = load('large_batch', f'{recipe}-imagenette')
+  assert config.batch_size == batch
+  rate = optimizer.learning_rate_schedule(config.optimizer, 9, 270)
+  rates = [float(rate(step)) for step in (0, 45, 269)]
+  assert rates == pytest.approx(
+    [first, highest * (225 / 270) ** 2, highest / 270**2]
+  )
+  narrow, full = ARCHITECTURES[config.model.name], ARCHITECTURES[network]
+  for name, layer in narrow.named_layers:
+    features = dict(full.named_layers)[name].features
+    if features is not None:
+      by = 4 if name.startswith('conv') else 8
+      assert layer.features == features // by
