@@ -16,8 +16,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
   # Global batch size, divided equally between all devices.
   config.batch_size = 128
-  # Where the fully connected layers are: data (on each device) or hybrid.
-  # With hybrid, each device has a part of them: docs/pods.md.
+  # How devices share fully connected layers: data or hybrid.
+  # data: each computes all units, for its own images; hybrid: each computes
+  # some units, for the images of all (docs/pods.md).
   config.parallelism = 'data'
   # Number of parts that a batch is processed in, one after the other.
   # More parts take less memory. They change no result without dropout and batch

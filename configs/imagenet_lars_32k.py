@@ -12,11 +12,12 @@ Source: solver_32k.prototxt (borisgin/nvcaffe, models/alexnet_bn), which calls
 (1 - step / 4000)^2 alone, where the paper and this config multiply by the
 learning rate; and it warms up by the square of the fraction of 400 steps.
 
-Hardware: a Cloud TPU slice or several GPUs (docs/pods.md). An estimate of the
-time of a step:
+Hardware: a Cloud TPU slice or several GPUs (docs/pods.md).
+Time: 0.06 hours on v5e:4x8, in bfloat16, if each of its eight hosts feeds
+72,000 images/s. Estimated, not measured:
 
   python -m alexnet_jax.preflight --config=configs/imagenet_lars_32k.py \
-    --topology=v5e:4x8
+    --config.model.dtype=bfloat16 --topology=v5e:4x8 --compile_only
 
 Expected error: about 42% top-1, as was published for AlexNet-BN with LARS and
 batches of 32K to 64K, perhaps with other settings. Not yet trained.

@@ -317,7 +317,7 @@ def test_what_does_not_fit_or_cannot_be(monkeypatch, config):
   }
   result, _ = compared(monkeypatch, config, steps)
   assert result['recommended'] == 'data'
-  assert result['reason'] == 'it is the only one that fits into memory'
+  assert result['reason'] == 'no other is possible and fits into memory'
   assert result['compare']['hybrid'] == {'error': '3 devices do not divide fc6'}
   text = '\n'.join(report.lines(
     result | {'topology': 'a', 'num_devices': 4, 'device_kind': 'a chip',
@@ -326,7 +326,7 @@ def test_what_does_not_fit_or_cannot_be(monkeypatch, config):
   ))  # fmt: skip
   assert 'hybrid is not possible: 3 devices do not divide fc6' in text
   assert '17.00 GiB, FULL' in text
-  assert 'recommended: data: it is the only one that fits' in text
+  assert 'recommended: data: no other is possible' in text
   assert [
     line.split() for line in text.splitlines() if 'all-gather' in line
   ] == [['all-gather', '2.0', 'MB', '-', '2.0', 'MB']]

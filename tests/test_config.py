@@ -131,6 +131,7 @@ def test_what_a_run_may_resume_with(workdir):
     del saved['optimizer'][name]
   (workdir / 'config.json').write_text(json.dumps(saved))
   check(workdir)
+  check(workdir, grad_accumulation=2)
   check(workdir, num_epochs=91)
   check(workdir, num_train_steps=9000)  # 90 epochs.
   check(
@@ -298,3 +299,12 @@ def test_a_config_takes_an_argument(tmp_path):
   )
   assert loading.load(f'{path}:imagenette').data.name == 'imagenette'
   assert loading.load(str(path)).data.name == 'x'
+
+
+def test_parts_of_a_batch_change_batch_normalization(tmp_path):
+  config = default.get_config()
+  config.model.name = 'alexnet_bn'
+  write_config(config, epath.Path(tmp_path))
+  changes = {'model.name': 'alexnet_bn', 'grad_accumulation': 2}
+  with pytest.raises(UserError, match='grad_accumulation 1 -> 2'):
+    check(epath.Path(tmp_path), **changes)

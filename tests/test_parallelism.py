@@ -1,7 +1,9 @@
 """Data and hybrid parallelism on several devices give one device's numbers."""
 
+import dataclasses
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 import zygote
 from etils import epath
 from jax.sharding import PartitionSpec
+from PIL import Image
 from test_alexnet import small
 from test_learning import settings
 from test_main import results
@@ -287,6 +290,37 @@ def test_devices_that_cannot_have_equal_parts(number):
   check_units(model, state.params, 'data', number)
 
 
+def test_hybrid_refuses_what_needs_all_units_of_a_divided_layer():
+  *convolutions, fc6, fc7, fc8 = small('paper').layers
+  norm = layer_types.BatchNorm()
+  for layers, status in (
+    ((dataclasses.replace(fc6, then=(norm,)), fc7, fc8), 'refused'),
+    ((fc6, fc7, dataclasses.replace(fc8, then=(norm,))), 'computed'),
+  ):
+    architecture = layer_types.Architecture('n', 67, (*convolutions, *layers))
+    model = AlexNet(architecture, 5)
+    _, _, state = make(dtype='float32')
+    check_units(model, state.params, 'hybrid', 1)
+    if status == 'computed':
+      check_units(model, state.params, 'hybrid', 4)
+    else:
+      with pytest.raises(UserError, match='BatchNorm after it needs all'):
+        check_units(model, state.params, 'hybrid', 4)
+
+
+@pytest.mark.parametrize('parallelism', ['data', 'hybrid'])
+def test_a_number_that_is_not_finite_on_one_device_is_seen(parallelism):
+  made = model, sgd, state = make(dtype='float32')
+  trace = state.opt_state.trace
+  kernel = trace['fc6']['kernel'].copy()
+  kernel[-1, -1] = np.inf  # The last device's.
+  trace = {**trace, 'fc6': {**trace['fc6'], 'kernel': kernel}}
+  bad = state.replace(opt_state=state.opt_state._replace(trace=trace))
+  trained = train(parallelism, 4, 1, made=(model, sgd, bad))
+  assert int(trained.not_finite) == 1
+  assert int(train(parallelism, 4, 1, made=made).not_finite) == 0
+
+
 @pytest.mark.parametrize('parallelism', [long(['data']), 'hybrid'])
 def test_a_checkpoint_is_the_same_whatever_wrote_it(tmp_path, parallelism):
   """Saved by 8 devices, restored and trained on by others."""
@@ -332,7 +366,9 @@ sys.path.insert(0, tests)
 jax.distributed.initialize(f'localhost:{port}', int(number), int(index))
 assert jax.device_count() == 4
 import numpy as np
+from etils import epath
 from test_parallelism import batches, make, p_step
+from alexnet_jax.runs import checkpoint
 from alexnet_jax.data import input_pipeline
 from alexnet_jax.learning.placement import place, replicate
 found = {}
@@ -346,6 +382,8 @@ for parallelism in kinds.split(','):
   )
   for batch in input_pipeline.to_devices(own, placement.mesh):
     state = step(state, batch)
+  with checkpoint.open_checkpoints(epath.Path(out), 1) as checkpoints:
+    checkpoints.save(state)
   trees = state.params, state.opt_state.trace
   found[parallelism] = jax.device_get(replicate(trees))
 with open(f'{out}/{index}', 'wb') as file:
@@ -355,7 +393,7 @@ with open(f'{out}/{index}', 'wb') as file:
 
 @pytest.mark.parametrize(
   ('number', 'kinds'),
-  [(2, 'hybrid'), long([2, 'data']), long([4, 'data,hybrid'])],
+  [(2, 'hybrid'), *map(long, [(2, 'data'), (4, 'data'), (4, 'hybrid')])],
 )
 def test_several_processes(one_device, tmp_path, number, kinds):
   """Together they have four devices."""
@@ -387,6 +425,14 @@ def test_several_processes(one_device, tmp_path, number, kinds):
         opt_state=one_device.opt_state._replace(trace=velocity),
       )
       assert max(differences(state, one_device)) < 1e-12
+  # All have saved it, each its parts.
+  with (
+    jax.enable_x64(True),
+    checkpoint.open_checkpoints(epath.Path(tmp_path), 1) as checkpoints,
+  ):
+    restored = checkpoints.restore(20, one_device)
+  assert max(differences(restored, one_device)) < 1e-12
+  assert digests.faults(tmp_path / 'checkpoints' / '20') == []
 
 
 def command(*arguments, devices, status=0):
@@ -409,6 +455,39 @@ def test_a_run_resumes_with_the_other_parallelism_and_is_scored(tmp_path):
   expected = results(tmp_path / 'once')
   assert trained['loss'] == pytest.approx(expected['loss'], rel=1e-4)
   assert trained['num_examples'] == expected['num_examples'] == 355
+
+
+@pytest.mark.long
+def test_whatever_reads_a_run_reads_a_hybrid_one(tmp_path):
+  run = tmp_path / 'run'
+  config = ('--config=configs/digits.py', f'--workdir={run}')
+  training = zygote.start(
+    *config,
+    '--config.parallelism=hybrid',
+    '--config.num_train_steps=4',
+    # The stall of the first steps is diagnosed.
+    '--config.guards.stall_steps=2',
+    '--config.log_every_steps=1',
+    devices=4,
+  )
+  assert training.wait() == 0, training.output
+  assert 'layer by layer' in training.output
+  trained = results(run)
+  shutil.copytree(run, tmp_path / 'copy')
+  image = tmp_path / 'image.png'
+  Image.fromarray(np.full((80, 80, 3), 100, np.uint8)).save(image)
+  for module, *arguments in (
+    ('main', '--mode=eval', '--config.eval.crops=10'),
+    ('main', '--mode=eval', f'--workdir={run},{tmp_path / "copy"}'),
+    ('main', '--mode=eval'),
+    ('predict', str(image)),
+    ('export', str(tmp_path / 'network.stablehlo')),
+  ):
+    if not arguments[-1].startswith('--workdir='):
+      arguments.append(f'--workdir={run}')
+    done = zygote.start(*arguments, module=f'alexnet_jax.{module}', devices=2)
+    assert done.wait() == 0, done.output
+  assert results(run)['loss'] == pytest.approx(trained['loss'], rel=1e-5)
 
 
 def test_refused_in_one_line(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 
+import narrow
 import numpy as np
 import pytest
 import zygote
@@ -110,6 +111,46 @@ def test_the_largest_batch_that_fits(fixed, each, bent):
   assert fixed < 16 * GIB or not low
   assert high - low <= max(4, low / 8)
   assert len(tried) <= 14  # Each takes a minute; four are this test's.
+
+
+def test_the_largest_batch_in_equal_parts():
+  """Four devices, three parts of each device's images."""
+  topology = device_topology(16 * GIB)
+
+  def compile_at(batch_size):
+    assert batch_size % 12 == 0
+    needed = batch_size << 20
+    memory = executables.Memory(0, 0, 0, 0, needed)
+    return compilation.Step(batch_size, 1.0, memory, needed)
+
+  over = compile_at(12 << 15)
+  low, high = compilation.largest_that_fits(compile_at, over, topology, 3)
+  assert low <= 16 << 10 < high
+  assert high - low <= low / 8
+
+
+def test_an_evaluation_step_that_does_not_compile():
+  topology = device_topology(16 * GIB)
+  evaluation = compilation.Step(256, 1.0, None, 17 * GIB)
+  memory = executables.Memory(0, 0, 0, 0, GIB)
+  train = compilation.Step(128, 1.0, memory, GIB, collectives={})
+  result = report.facts(train, topology)
+  result |= {'eval': report.facts(evaluation, topology), 'checks': []}
+  result |= {'topology': 'a', 'num_devices': 4, 'device_kind': 'a chip'}
+  text = '\n'.join(report.lines({**result, 'num_hosts': 1}, topology))
+  assert '17.00 GiB needed' in text
+
+
+def test_flops_do_not_depend_on_the_parts_of_a_batch():
+  config = narrow.get_config()
+  local = topologies.find('local')
+  config.batch_size = 8 * len(local.devices)
+  flops = []
+  for config.grad_accumulation in (1, 4):
+    steps = compilation.Steps(config, local)
+    parts_of = compilation.Steps._train_parts
+    flops.append(steps._flops(parts_of, config.batch_size))
+  assert flops[0] == flops[1]
 
 
 def instruction(name, opcode, dimensions=(), scope='', cycles=None, **more):

@@ -10,9 +10,11 @@ from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import write_text
 from alexnet_jax.cli.terminal import one_line
 from alexnet_jax.config.loading import Config, flatten
+from alexnet_jax.model import ARCHITECTURES
 
 # A run's result does not depend on these, so it may resume with others. Where
-# units are dropped differs, as it does on another number of devices.
+# units are dropped differs, as it does on another number of devices. For
+# networks with batch normalization `grad_accumulation` is not free.
 FREE_FIELDS = (
   'checkpoint.every_steps',
   'checkpoint.keep',
@@ -39,6 +41,7 @@ FREE_FIELDS = (
 # Fields that runs of an earlier version lack, and what they did.
 _ADDED = {
   'data.balance': 'none',
+  'grad_accumulation': 1,
   'init_head': 'keep',
   'optimizer.lars_coefficient': 0.0,
   'optimizer.polynomial_power': 2.0,
@@ -192,11 +195,14 @@ def check_eval(config: Config, workdir: epath.Path) -> None:
 
 def _differences(here: dict[str, Any], there: dict[str, Any]) -> list[str]:
   missing = '(absent)'
+  free = {*FREE_FIELDS, *_LENGTHS}
+  architecture = ARCHITECTURES.get(here['model.name'])
+  if architecture and architecture.has_batch_norm:
+    free.remove('grad_accumulation')
   return [
     f'{name} {there.get(name, missing)!r} -> {here.get(name, missing)!r}'
     for name in sorted(here.keys() | there.keys())
-    if name not in (*FREE_FIELDS, *_LENGTHS)
-    and here.get(name, missing) != there.get(name, missing)
+    if name not in free and here.get(name, missing) != there.get(name, missing)
   ]
 
 

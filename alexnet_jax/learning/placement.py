@@ -29,7 +29,7 @@ from alexnet_jax.cli.errors import UserError
 from alexnet_jax.learning import optimizer
 from alexnet_jax.model import AlexNet
 from alexnet_jax.model.dense_parts import Inputs, Part, Rows, Units
-from alexnet_jax.model.layer_types import Dense
+from alexnet_jax.model.layer_types import Activation, Dense, Dropout
 
 AXIS = 'batch'
 # On each device.
@@ -55,6 +55,11 @@ def mesh_of(devices: Sequence[Any] | None = None) -> Mesh:
   return Mesh(np.array(devices), (AXIS,))
 
 
+def divides(spec: PartitionSpec) -> bool:
+  """Returns whether each device has a part of an array, not all of it."""
+  return AXIS in spec
+
+
 @dataclasses.dataclass(frozen=True)
 class Placement:
   """Where the arrays of a training state are.
@@ -77,6 +82,15 @@ class Placement:
     it is given.
     """
     return _put(state, self.mesh, self.specs)
+
+  def bytes_of_device(self, state: Any) -> int:
+    """Returns the bytes that a training state takes on each device."""
+
+    def num_bytes(x, spec):
+      parts = self.mesh.size if divides(spec) else 1
+      return math.prod(x.shape) * np.dtype(x.dtype).itemsize // parts
+
+    return sum(jax.tree.leaves(jax.tree.map(num_bytes, state, self.specs)))
 
   # ---- In a step, on one device. --------------------------------------------
 
@@ -108,7 +122,7 @@ class Placement:
     number = jax.lax.axis_size(AXIS)
 
     def mean(grad, spec):
-      if _axis(spec) is None:
+      if not divides(spec):
         sent = grad.astype(sum_dtype or grad.dtype)
         grad = jax.lax.psum(sent, AXIS).astype(grad.dtype)
       return grad / number
@@ -119,13 +133,13 @@ class Placement:
     """Returns each array's sum of squares from this device's part of it."""
 
     def of_all(local, spec):
-      return local if _axis(spec) is None else jax.lax.psum(local, AXIS)
+      return jax.lax.psum(local, AXIS) if divides(spec) else local
 
     return jax.tree.map(of_all, optimizer.squares(parts), self.specs.params)
 
   def on_all(self, true: jax.Array) -> jax.Array:
     """Returns whether it is true on all devices."""
-    if all(_axis(spec) is None for spec in jax.tree.leaves(self.specs)):
+    if not any(map(divides, jax.tree.leaves(self.specs))):
       return true
     return jax.lax.pmin(true.astype(jnp.int32), AXIS) == 1
 
@@ -174,7 +188,7 @@ def place(
 def check_units(
   model: AlexNet, params: Any, parallelism: str, num_devices: int
 ) -> None:
-  """Checks that the devices can have equal parts of the network.
+  """Checks that the devices can compute equal parts of the network.
 
   Args:
     model: the network.
@@ -183,7 +197,8 @@ def check_units(
     num_devices: of all processes.
 
   Raises:
-    UserError: they cannot; the message has the numbers of devices that can.
+    UserError: they cannot; the message has the numbers of devices that can, or
+      the operation that needs all units of a layer.
   """
   *others, last = _dense_names(model)
   units = {name: params[name]['kernel'].shape[1] for name in others}
@@ -197,6 +212,15 @@ def check_units(
       f'{", ".join(f"{name} ({n})" for name, n in units.items())}: use '
       f'{", ".join(map(str, numbers))} devices, or --config.parallelism=data'
     )
+  if parallelism == 'hybrid' and num_devices > 1:
+    for name, layer in model.architecture.named_layers:
+      for op in layer.then if name in others else ():
+        if not isinstance(op, Activation | Dropout):
+          raise UserError(
+            f"parallelism 'hybrid' divides the units of {name}, and "
+            f'{type(op).__name__} after it needs all of them: use '
+            '--config.parallelism=data'
+          )
 
 
 def _dense_names(model: AlexNet) -> list[str]:
@@ -323,8 +347,3 @@ def _unstacked(tree, specs):
     specs,
     tree,
   )
-
-
-def _axis(spec: PartitionSpec) -> int | None:
-  """Returns the axis that is divided; None if all devices have all."""
-  return spec.index(AXIS) if AXIS in spec else None

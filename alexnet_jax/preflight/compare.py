@@ -82,9 +82,9 @@ def recommended(columns: dict[str, Any]) -> tuple[str | None, str]:
   """
   fitting = [name for name, facts in columns.items() if facts.get('fits')]
   if not fitting:
-    return None, 'none fits into memory'
+    return None, 'none is possible and fits into memory'
   if len(fitting) == 1:
-    return fitting[0], 'it is the only one that fits into memory'
+    return fitting[0], 'no other is possible and fits into memory'
   seconds = {
     name: columns[name]['estimate']['step_seconds']
     for name in fitting

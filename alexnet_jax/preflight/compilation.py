@@ -18,7 +18,7 @@ from alexnet_jax.data.of_run import needs_color_stats, preprocessing_of
 from alexnet_jax.data.preprocessing import Preprocessing
 from alexnet_jax.learning import eval_steps, optimizer, steps
 from alexnet_jax.learning.finish import finisher, input_blocks
-from alexnet_jax.learning.placement import mesh_of, place
+from alexnet_jax.learning.placement import divides, mesh_of, place
 from alexnet_jax.model import onednn
 from alexnet_jax.model.build import build_model
 from alexnet_jax.preflight.collectives import Collective, collectives
@@ -172,9 +172,16 @@ class Steps:
   def evaluate(self, batch_size: int) -> Step:
     """Compiles the evaluation step.
 
-    Its memory includes the velocity, which stays on the device.
+    Its memory includes the training state, which stays on the device. All
+    parameters are there, too: those of which devices have parts, once more.
     """
-    waiting = _num_bytes(self._state) - _num_bytes(self._state.params)
+    placement = self._placed(self._topology.devices)
+    undivided = jax.tree.map(
+      lambda x, spec: None if divides(spec) else x,
+      self._state.params,
+      placement.specs.params,
+    )
+    waiting = placement.bytes_of_device(self._state) - _num_bytes(undivided)
     return self._compile(Steps._eval_parts, batch_size, waiting)
 
   def _placed(self, devices):
@@ -250,9 +257,10 @@ class Steps:
       devices = jax.devices('cpu')[:1]
     except RuntimeError:  # JAX_PLATFORMS excludes the CPU.
       return None
-    of_pixels = self
-    if self.blocks:
-      of_pixels = Steps(self._config, self._topology, self.model, blocks=False)
+    # XLA counts the body of a loop once.
+    config = self._config.copy_and_resolve_references()
+    config.grad_accumulation = 1
+    of_pixels = Steps(config, self._topology, self.model, blocks=False)
     step_on, first, batch = parts_of(of_pixels, batch_size)
     share = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), batch
@@ -303,7 +311,10 @@ def like_preprocessing(config: Config) -> Preprocessing:
 
 
 def largest_that_fits(
-  compile_at: Callable[[int], Step], over: Step, topology: Topology
+  compile_at: Callable[[int], Step],
+  over: Step,
+  topology: Topology,
+  parts: int = 1,
 ) -> tuple[int, int]:
   """Searches the largest batch that fits, by compiling a few.
 
@@ -311,14 +322,15 @@ def largest_that_fits(
     compile_at: `Steps.train` or `Steps.evaluate`.
     over: a step that does not fit.
     topology: the devices.
+    parts: of each device's images (`grad_accumulation`), which must be equal.
 
   Returns:
     A batch size that fits (0 if none was found) and one that does not. They
-    differ by at most an eighth of the first, or by one image per device.
+    differ by at most an eighth of the first, or by one image per part.
   """
-  n, room = len(topology.devices), topology.memory_bytes
+  n, room = len(topology.devices) * parts, topology.memory_bytes
   assert room
-  # Images per device, and the bytes that they need.
+  # Images per part, and the bytes that they need.
   low = 0
   high, high_bytes = over.batch_size // n, over.needed_bytes
   above, above_bytes = 0, 0  # The previous `high`.

@@ -31,9 +31,10 @@ def explain(config: Config, mode: str, error: Exception) -> UserError:
                      'batch that fits')  # fmt: skip
   topology = topologies.find('local')
   steps, n = compilation.Steps(config, topology), len(topology.devices)
-  compile_at = steps.train
+  compile_at, parts = steps.train, config.grad_accumulation
   if mode == 'eval':
-    compile_at, size = steps.evaluate, num_images(size, config.eval.crops, n)
+    compile_at, parts = steps.evaluate, 1
+    size = num_images(size, config.eval.crops, n)
   say(f'{message}: looking for the largest that fits ...')
   step = compile_at(size)
   room = topology.memory_bytes
@@ -45,7 +46,7 @@ def explain(config: Config, mode: str, error: Exception) -> UserError:
       f'{message}. By its compiler {needs} on each device: end the other '
       'programs on it, or give JAX more of it (XLA_PYTHON_CLIENT_MEM_FRACTION)'
     )
-  fits, _ = compilation.largest_that_fits(compile_at, step, topology)
+  fits, _ = compilation.largest_that_fits(compile_at, step, topology, parts)
   cure = f'--config.{field}={fits}, ' if fits else ''
   return UserError(
     f'{message}: {needs} on each device. Give {cure}'

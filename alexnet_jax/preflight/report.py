@@ -36,7 +36,7 @@ def facts(step: compilation.Step, topology: Topology) -> dict[str, Any]:
     'flops_per_image': step.flops and step.flops * n / step.batch_size,
   }
   by_kind = step.collectives
-  if by_kind is not None:
+  if by_kind is not None:  # Else the step does not compile.
     known['collectives'] = {kind: c._asdict() for kind, c in by_kind.items()}
     known['collective_bytes'] = sum(c.bytes for c in by_kind.values())
     sent = sum(c.bytes_sent for c in by_kind.values())
@@ -255,7 +255,7 @@ def _step_lines(title, facts, topology) -> list[str]:
   line('memory per device', memory)
   if facts['flops_per_image']:
     line('FLOP per image', f'{facts["flops_per_image"] / 1e9:.2f} G')
-  if facts['collective_bytes'] is not None:
+  if 'collectives' in facts:
     collective = f'{facts["collective_bytes"] / 1e6:,.1f} MB per step'
     if facts.get('collective_floor_seconds'):
       milliseconds = facts['collective_floor_seconds'] * 1e3

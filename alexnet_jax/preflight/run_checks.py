@@ -72,7 +72,13 @@ def _check_run(
   with checks.failing('training step'):
     size = config.batch_size
     train = _compiled(
-      'training', steps.train, size, 'batch_size', topology, checks
+      'training',
+      steps.train,
+      size,
+      'batch_size',
+      topology,
+      checks,
+      config.grad_accumulation,
     )
     result |= report.facts(train, topology)
     result |= {'network': config.model.name, 'dtype': config.model.dtype}
@@ -108,7 +114,9 @@ def _check_run(
       checks.add('input', True, report.input_found(given), slow=slow)
 
 
-def _compiled(name, compile_at, batch_size, field, topology, checks) -> Step:
+def _compiled(
+  name, compile_at, batch_size, field, topology, checks, parts=1
+) -> Step:
   """Compiles a step, and adds the check that it fits into memory.
 
   Args:
@@ -118,6 +126,7 @@ def _compiled(name, compile_at, batch_size, field, topology, checks) -> Step:
     field: where the config has it.
     topology: the devices.
     checks: gets a row.
+    parts: see `compilation.largest_that_fits`.
   """
   _log(f'compiling the {name} step for {topology.name} ...')
   step = compile_at(batch_size)
@@ -132,7 +141,9 @@ def _compiled(name, compile_at, batch_size, field, topology, checks) -> Step:
   _log(f'  it does not fit ({needs}): searching for the largest that fits ...')
   fits, fits_not = 0, step.batch_size
   if available:
-    fits, fits_not = compilation.largest_that_fits(compile_at, step, topology)
+    fits, fits_not = compilation.largest_that_fits(
+      compile_at, step, topology, parts
+    )
   over = (step.needed_bytes - (available or step.needed_bytes)) / GIB
   largest = (
     f'{fits} fits, {fits_not} does not' if fits else 'no batch was found to fit'
