@@ -7,10 +7,9 @@ It is configs/imagenet_lars_8k.py with 4 times the batch. The learning rate
 grows from 1 to 32 in 400 steps, and is then 32 (1 - step / 4000)^2.
 
 Source: solver_32k.prototxt (borisgin/nvcaffe, models/alexnet_bn), which calls
-4000 steps 100 epochs: they are 102.6. Two differences: with its
-`local_lr_auto`, the stored sgd_solver.cpp multiplies the local rates by
-(1 - step / 4000)^2 alone, where the paper and this config multiply by the
-learning rate; and it warms up by the square of the fraction of 400 steps.
+4000 steps 100 epochs: they are 102.6. In addition to the differences that
+imagenet_lars_8k.py lists, it processes a batch in 4 parts (iter_size), and batch
+normalization uses the statistics of each: --config.grad_accumulation=4.
 
 Hardware: a Cloud TPU slice or several GPUs (docs/pods.md).
 Time: 0.06 hours on v5e:4x8, in bfloat16, if each of its eight hosts feeds
@@ -19,8 +18,7 @@ Time: 0.06 hours on v5e:4x8, in bfloat16, if each of its eight hosts feeds
   python -m alexnet_jax.preflight --config=configs/imagenet_lars_32k.py \
     --config.model.dtype=bfloat16 --topology=v5e:4x8 --compile_only
 
-Expected error: about 42% top-1, as was published for AlexNet-BN with LARS and
-batches of 32K to 64K, perhaps with other settings. Not yet trained.
+Expected error: not known here. Not yet trained.
 """
 
 import ml_collections

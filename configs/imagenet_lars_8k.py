@@ -4,7 +4,7 @@ r"""AlexNet-BN with batches of 8192 and LARS, in 15,600 steps.
     --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
 Source: You, Gitman and Ginsburg (2017, arXiv:1708.03888), and their files
-solver_8K.prototxt and train_val2.prototxt (borisgin/nvcaffe,
+solver_8K.prototxt and train_val2_fp16.prototxt (borisgin/nvcaffe,
 models/alexnet_bn).
 Data: as imagenet_caffe.py, but pixels are divided by 256.
 Training: 100 epochs, SGD with momentum 0.9 and weight decay 0.0005, also of
@@ -12,9 +12,12 @@ biases. The learning rate grows from 1 to 10 in 600 steps, and is then
 10 (1 - step / 15,600)^2. LARS multiplies it for each parameter, with a
 coefficient of 0.001.
 
-Two differences from the authors' files: their "larc clip" takes the smaller of
-the two rates, where the paper and this config multiply them; and their stored
-sgd_solver.cpp warms up by the square of the fraction of 600 steps.
+Differences from the authors' files:
+
+  - They compute in float16, and scale gradients by 1000.
+  - Their stored sgd_solver.cpp leaves weight decay out of LARS' norm, and warms
+    up by the square of the fraction of 600 steps. Its "clip" takes the smaller
+    of two learning rates, where the paper and this config multiply them.
 
 Hardware: a Cloud TPU slice or several GPUs (docs/pods.md).
 Time: 0.14 hours on v5e:4x4, in bfloat16, if each of its four hosts feeds

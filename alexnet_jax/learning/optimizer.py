@@ -60,8 +60,8 @@ def paper_sgd(
     lars_coefficient |w| / (|dL/dw| + weight_decay |w|),
 
   or by 1 if one of the two norms is 0. Its algorithm has the paper's form of
-  SGD. (The authors' files have variants: in borisgin/nvcaffe "larc clip" takes
-  the smaller of the two rates, and `local_lr_auto` leaves out the decay.)
+  SGD. (The authors' files have variants: borisgin/nvcaffe leaves out the decay,
+  and its "clip" takes the smaller of the two learning rates.)
 
   In both forms, a parameter with a learning rate of 0 does not change, whatever
   its velocity. (cuda-convnet's `Weights::update` does the same.)

@@ -3,10 +3,9 @@
 The batch is divided between all devices, whose axis is called `AXIS`. There are
 two ways to place the parameters:
 
-  data    Each device has all parameters except that, of the kernels of fully
-          connected layers, it has some rows, with their velocity. A step
-          gathers the rows of all devices, and updates its own. (Xu et al. 2020,
-          arXiv:2004.13336)
+  data    Each device has some rows of the kernels of fully connected layers,
+          and all other parameters. A step gathers the rows of all devices, and
+          updates its own. (Xu et al. 2020, arXiv:2004.13336)
   hybrid  The fully connected layers are divided between the devices, with
           their velocity. Each device computes its units for the images of all
           devices. (Krizhevsky 2014, arXiv:1404.5997)
@@ -115,8 +114,8 @@ class Placement:
     """Returns the mean gradients of what this device has of the parameters.
 
     Args:
-      grads: of the mean loss of this device's images. Layers of which devices
-        have parts have added up those of all devices.
+      grads: of the mean loss of this device's images. In divided arrays they
+        are the sums over all devices already (`dense_parts`).
       sum_dtype: precision in which gradients are sent and added; None: theirs.
     """
     number = jax.lax.axis_size(AXIS)
