@@ -3,14 +3,14 @@ r"""cuda-convnet2's network with batches of 1024 ("One weird trick", 2014).
   python -m alexnet_jax.main --config=configs/imagenet_1024.py \
     --config.data.data_dir=gs://BUCKET/tensorflow_datasets
 
-It is configs/imagenet_owt.py with 8 times the batch and 8 times its learning
-rates, those of weights and those of biases. Theory multiplies by the square
-root of 8: configs/imagenet_1024.py:sqrt. Krizhevsky (arXiv:1404.5997) found the
-factor 8 to work better. Momentum and weight decay do not change.
+It is configs/imagenet_owt.py with 8 times the batch, and 8 times the learning
+rates of weights and of biases. Theory multiplies by the square root of 8:
+configs/imagenet_1024.py:sqrt. Krizhevsky (arXiv:1404.5997) found the factor 8
+to work better. Momentum and weight decay do not change.
 
-The learning rate of weights grows over five epochs from that of a batch of 128,
-and biases have their rates of a batch of 128 meanwhile. The text has no
-warm-up; this one is as in Goyal et al. (2017, arXiv:1706.02677).
+For five epochs the learning rate of weights grows from that of a batch of 128,
+which biases have meanwhile. The text has no warm-up; this one is as in Goyal et
+al. (2017, arXiv:1706.02677).
 
 Hardware: a Cloud TPU slice or several GPUs (docs/pods.md).
 Time: 0.41 hours on v5e:2x2, 0.32 with parallelism='hybrid', in bfloat16, if its

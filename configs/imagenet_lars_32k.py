@@ -8,8 +8,8 @@ grows from 1 to 32 in 400 steps, and is then 32 (1 - step / 4000)^2.
 
 Source: solver_32k.prototxt (borisgin/nvcaffe, models/alexnet_bn), which calls
 4000 steps 100 epochs: they are 102.6. In addition to the differences that
-imagenet_lars_8k.py lists, it processes a batch in 4 parts (iter_size), and batch
-normalization uses the statistics of each: --config.grad_accumulation=4.
+imagenet_lars_8k.py lists, it processes a batch in 4 parts (iter_size), and
+batch normalization uses the statistics of each: --config.grad_accumulation=4.
 
 Hardware: a Cloud TPU slice or several GPUs (docs/pods.md).
 Time: 0.06 hours on v5e:4x8, in bfloat16, if each of its eight hosts feeds

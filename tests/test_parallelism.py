@@ -308,7 +308,7 @@ def test_hybrid_refuses_what_needs_all_units_of_a_divided_layer():
         check_units(model, state.params, 'hybrid', 4)
 
 
-@pytest.mark.parametrize('parallelism', ['data', 'hybrid'])
+@pytest.mark.parametrize('parallelism', [long(['data']), 'hybrid'])
 def test_a_number_that_is_not_finite_on_one_device_is_seen(parallelism):
   made = model, sgd, state = make(dtype='float32')
   trace = state.opt_state.trace
