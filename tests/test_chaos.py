@@ -37,6 +37,7 @@ def test_signals_at_random_times(suite, uninterrupted, number, times):
   assert row.survived == times
 
 
+@pytest.mark.long
 def test_a_corrupt_checkpoint(suite, uninterrupted):
   row = chaos.Row('')
   suite.corrupt(row, chaos.flip, uninterrupted, some=1)
@@ -44,6 +45,7 @@ def test_a_corrupt_checkpoint(suite, uninterrupted):
   assert row.survived == row.times == 3
 
 
+@pytest.mark.long
 def test_a_full_disk(suite, uninterrupted):
   row = chaos.Row('')
   suite.limited(row, uninterrupted)

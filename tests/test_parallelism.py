@@ -154,7 +154,8 @@ def test_in_float32_all_parameters_together(parallelism):
   assert differences(eight, one)[0] < 1e-6
 
 
-@pytest.mark.parametrize('parallelism', [long(['data']), 'hybrid'])
+@pytest.mark.long
+@pytest.mark.parametrize('parallelism', ['data', 'hybrid'])
 def test_batch_normalization_and_lars(parallelism):
   """Statistics, and norms of divided arrays, are those of all devices."""
   with jax.enable_x64(True):

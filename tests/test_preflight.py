@@ -348,6 +348,7 @@ def preflight(*arguments, status=0, devices=2):
   return done
 
 
+@pytest.mark.long
 def test_the_devices_present(tmp_path):
   done = preflight(
     '--config=tests/narrow.py',

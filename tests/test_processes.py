@@ -101,6 +101,7 @@ def together(tmp_path_factory):
   return workdir
 
 
+@pytest.mark.long
 def test_two_then_four_processes_train_and_score_as_one(one_process, together):
   assert_same_curve(together, one_process)
   scored = results(together)
@@ -109,6 +110,7 @@ def test_two_then_four_processes_train_and_score_as_one(one_process, together):
     assert scored[name] == pytest.approx(results(one_process)[name], rel=1e-4)
 
 
+@pytest.mark.long
 def test_three_processes_score_every_image_once(together):
   """With a batch size that is not divisible by their number."""
   scored = results(together)
@@ -218,6 +220,7 @@ def test_a_killed_process_ends_the_other_one(one_process, tmp_path):
     assert_same_curve(tmp_path / 'run', one_process, split)
 
 
+@pytest.mark.long
 def test_all_processes_print_the_error(together):
   """None waits for one that has exited already."""
   (together / 'config.json').write_text('{}')
