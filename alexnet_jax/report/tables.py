@@ -29,7 +29,7 @@ def summary(experiments: Sequence[Experiment]) -> str:
   """Returns at most eight rows: top-1 errors, and answered claims.
 
   The results with the most seeds come first. A network has its longest training
-  on each dataset.
+  on each dataset. Networks called `narrow_...` are not shown.
   """
   shown = views.context(experiments)
   used = {run['id'] for row in shown['measured'] for run in row['runs']}
@@ -38,6 +38,7 @@ def summary(experiments: Sequence[Experiment]) -> str:
      f'{e["data"]}, {e["epochs"]} epochs', e['num_seeds'])
     for e in _longest(shown['experiments'])
     if e['num_seeds'] and e['id'] not in used
+    and not e['network'].startswith('narrow_')
   ] + [
     (f'{row["claim"].what} ({row["claim"].source})',
      _top1(row['claim'].published), _top1(row['ours']), row['conditions'],
