@@ -52,6 +52,7 @@ def test_a_full_disk(suite, uninterrupted):
   assert row.survived == 1
 
 
+@pytest.mark.long
 def test_a_poisoned_batch(suite):
   row = chaos.Row('')
   suite.poisoned(row)

@@ -190,6 +190,7 @@ def test_lists_of_labels_are_not_trained_on(image_files, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.long
 def test_an_ensemble_of_a_part_of_the_classes(
   network, probabilities, image_files, tmp_path
 ):

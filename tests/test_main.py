@@ -124,6 +124,7 @@ def test_stopped_within_an_epoch_and_resumed(full_run, tiny_dir, tmp_path):
   assert metrics(workdir) == metrics(full_run[0])
 
 
+@pytest.mark.long
 def test_stopped_within_an_evaluation_and_resumed(full_run, tiny_dir, tmp_path):
   workdir = tmp_path / 'stopped'
   arguments = tiny(tiny_dir, workdir, '--config.log_every_steps=4')
@@ -406,6 +407,7 @@ def test_statistics_of_other_images_are_refused(full_run, tiny_dir, tmp_path):
   assert contents(workdir) == before
 
 
+@pytest.mark.long
 def test_finished_on_the_device_from_a_copy(tiny_dir, tmp_path, full_run):
   # The parameters are bit-identical.
   workdir, _ = full_run

@@ -292,21 +292,30 @@ def test_devices_that_cannot_have_equal_parts(number):
 
 
 def test_hybrid_refuses_what_needs_all_units_of_a_divided_layer():
-  *convolutions, fc6, fc7, fc8 = small('paper').layers
-  norm = layer_types.BatchNorm()
-  for layers, status in (
-    ((dataclasses.replace(fc6, then=(norm,)), fc7, fc8), 'refused'),
-    ((fc6, fc7, dataclasses.replace(fc8, then=(norm,))), 'computed'),
-  ):
-    architecture = layer_types.Architecture('n', 67, (*convolutions, *layers))
-    model = AlexNet(architecture, 5)
-    _, _, state = make(dtype='float32')
-    check_units(model, state.params, 'hybrid', 1)
-    if status == 'computed':
-      check_units(model, state.params, 'hybrid', 4)
-    else:
-      with pytest.raises(UserError, match='BatchNorm after it needs all'):
-        check_units(model, state.params, 'hybrid', 4)
+  def check(layers, number):
+    model = AlexNet(layer_types.Architecture('n', 67, tuple(layers)), 5)
+    check_units(model, state.params, 'hybrid', number)
+
+  _, _, state = make(dtype='float32')
+  *others, fc6, fc7, fc8 = small('paper').layers
+  norm = (layer_types.BatchNorm(),)
+  after_fc6 = [*others, dataclasses.replace(fc6, then=norm), fc7, fc8]
+  check(after_fc6, 1)
+  with pytest.raises(UserError, match='BatchNorm after it needs all'):
+    check(after_fc6, 4)
+  # fc8 is divided by its inputs: each device has all of its outputs.
+  check([*others, fc6, fc7, dataclasses.replace(fc8, then=norm)], 4)
+
+
+@pytest.mark.parametrize('parallelism', ['data', 'hybrid'])
+def test_the_shapes_of_what_a_device_has(parallelism):
+  model, _, state = make(dtype='float32')
+  placement = place(model, state, parallelism, jax.devices()[:4])
+  placed = placement.put(state)
+  on_first = jax.tree.map(lambda x: x.addressable_shards[0].data.shape, placed)
+  expected = jax.tree.map(lambda x: x.shape, placement.shapes(state))
+  assert on_first == expected
+  assert expected.params['fc6']['kernel'] != state.params['fc6']['kernel'].shape
 
 
 @pytest.mark.parametrize('parallelism', [long(['data']), 'hybrid'])
@@ -322,7 +331,8 @@ def test_a_number_that_is_not_finite_on_one_device_is_seen(parallelism):
   assert int(train(parallelism, 4, 1, made=made).not_finite) == 0
 
 
-@pytest.mark.parametrize('parallelism', [long(['data']), 'hybrid'])
+@pytest.mark.long
+@pytest.mark.parametrize('parallelism', ['data', 'hybrid'])
 def test_a_checkpoint_is_the_same_whatever_wrote_it(tmp_path, parallelism):
   """Saved by 8 devices, restored and trained on by others."""
   workdir = epath.Path(tmp_path)

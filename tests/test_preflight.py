@@ -18,6 +18,7 @@ from alexnet_jax.preflight import (
   collectives,
   compilation,
   executables,
+  fitting,
   report,
   topologies,
 )
@@ -103,7 +104,7 @@ def test_the_largest_batch_that_fits(fixed, each, bent):
   over = compile_at(1 << 21)
   if over.fits(topology):
     over = compile_at(1 << 30)
-  low, high = compilation.largest_that_fits(compile_at, over, topology)
+  low, high = fitting.largest_that_fits(compile_at, over, topology)
   assert low % 4 == high % 4 == 0
   assert low < high
   assert not low or compile_at(low).fits(topology)
@@ -124,7 +125,7 @@ def test_the_largest_batch_in_equal_parts():
     return compilation.Step(batch_size, 1.0, memory, needed)
 
   over = compile_at(12 << 15)
-  low, high = compilation.largest_that_fits(compile_at, over, topology, 3)
+  low, high = fitting.largest_that_fits(compile_at, over, topology, 3)
   assert low <= 16 << 10 < high
   assert high - low <= low / 8
 

@@ -146,6 +146,7 @@ def test_load_by_name(server, tmp_path, capsys):
   assert capsys.readouterr().out == ''
 
 
+@pytest.mark.long
 def test_the_commands_take_names(server, tmp_path, photographs, capsys):
   photo = tmp_path / 'photo.jpg'
   photo.write_bytes(encode(photographs[0]))

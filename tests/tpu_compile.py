@@ -18,7 +18,13 @@ import pytest
 from alexnet_jax.learning import optimizer, steps
 from alexnet_jax.learning.placement import place
 from alexnet_jax.model import ARCHITECTURES, AlexNet
-from alexnet_jax.preflight import compare, compilation, report, topologies
+from alexnet_jax.preflight import (
+  compare,
+  compilation,
+  fitting,
+  report,
+  topologies,
+)
 from configs import imagenet
 
 # Devices, hosts, and each chip's published HBM (GB) and bfloat16 FLOP/s.
@@ -180,9 +186,7 @@ def test_a_batch_that_does_not_fit():
   over = compiled.evaluate(400_000)
   assert not over.fits(topology)
   assert over.needed_bytes > topology.memory_bytes
-  fits, fits_not = compilation.largest_that_fits(
-    compiled.evaluate, over, topology
-  )
+  fits, fits_not = fitting.largest_that_fits(compiled.evaluate, over, topology)
   assert 1000 < fits < fits_not <= fits * 1.125 + 1
   assert compiled.evaluate(fits).fits(topology)
 

@@ -82,14 +82,14 @@ class Placement:
     """
     return _put(state, self.mesh, self.specs)
 
-  def bytes_of_device(self, state: Any) -> int:
-    """Returns the bytes that a training state takes on each device."""
+  def shapes(self, state: Any) -> Any:
+    """Returns shapes and dtypes of what each device has of a state."""
 
-    def num_bytes(x, spec):
-      parts = self.mesh.size if divides(spec) else 1
-      return math.prod(x.shape) * np.dtype(x.dtype).itemsize // parts
+    def of_device(x, spec):
+      shape = NamedSharding(self.mesh, spec).shard_shape(x.shape)
+      return jax.ShapeDtypeStruct(shape, x.dtype)
 
-    return sum(jax.tree.leaves(jax.tree.map(num_bytes, state, self.specs)))
+    return jax.tree.map(of_device, state, self.specs)
 
   # ---- In a step, on one device. --------------------------------------------
 

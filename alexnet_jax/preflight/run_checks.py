@@ -8,7 +8,7 @@ from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import absolute
 from alexnet_jax.config.loading import Config
 from alexnet_jax.preflight import checks as checks_lib
-from alexnet_jax.preflight import compare, compilation, report
+from alexnet_jax.preflight import compare, compilation, fitting, report
 from alexnet_jax.preflight.checks import Checks
 from alexnet_jax.preflight.compilation import Step
 from alexnet_jax.preflight.topologies import GIB, Topology
@@ -126,7 +126,7 @@ def _compiled(
     field: where the config has it.
     topology: the devices.
     checks: gets a row.
-    parts: see `compilation.largest_that_fits`.
+    parts: see `fitting.largest_that_fits`.
   """
   _log(f'compiling the {name} step for {topology.name} ...')
   step = compile_at(batch_size)
@@ -141,7 +141,7 @@ def _compiled(
   _log(f'  it does not fit ({needs}): searching for the largest that fits ...')
   fits, fits_not = 0, step.batch_size
   if available:
-    fits, fits_not = compilation.largest_that_fits(
+    fits, fits_not = fitting.largest_that_fits(
       compile_at, step, topology, parts
     )
   over = (step.needed_bytes - (available or step.needed_bytes)) / GIB
