@@ -256,10 +256,11 @@ class Steps:
       devices = jax.devices('cpu')[:1]
     except RuntimeError:  # JAX_PLATFORMS excludes the CPU.
       return None
-    # XLA counts the body of a loop once.
-    config = self._config.copy_and_resolve_references()
-    config.grad_accumulation = 1
-    of_pixels = Steps(config, self._topology, self.model, blocks=False)
+    of_pixels = self
+    if self.blocks or self._config.grad_accumulation > 1:
+      config = self._config.copy_and_resolve_references()
+      config.grad_accumulation = 1  # XLA counts the body of a loop once.
+      of_pixels = Steps(config, self._topology, self.model, blocks=False)
     step_on, first, batch = parts_of(of_pixels, batch_size)
     share = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype), batch
