@@ -1,6 +1,5 @@
 """Networks scored on other datasets, whose classes are found by their names."""
 
-import json
 from types import SimpleNamespace
 
 import jax
@@ -43,11 +42,13 @@ def probabilities(network, image_files):
   return np.asarray(jax.nn.softmax(np.stack(rows)), np.float64)
 
 
-def score(network, data_dir, *more, status=0):
+def score(network, data_dir, *more, out=None, status=0):
   """Evaluates on two devices; returns the results, or the error."""
+  out = out or network
   done = run(
     '--mode=eval',
     f'--workdir={network}',
+    f'--out={out}',
     '--config=tests/narrow.py',
     '--config.model.name=owt',
     f'--config.model.num_classes={len(NAMES)}',
@@ -59,7 +60,7 @@ def score(network, data_dir, *more, status=0):
     devices=2,
     status=status,
   )
-  return results(network) if not status else done.stderr
+  return results(out) if not status else done.stderr
 
 
 def dataset_of(names):
@@ -197,14 +198,14 @@ def test_an_ensemble_of_a_part_of_the_classes(
   store(image_files, tmp_path)
   write_network(tmp_path / 'other', NAMES[::-1], seed=1)
   write_network(tmp_path / 'same', NAMES, seed=1)
-  others = f'--workdir={network},{tmp_path / "other"}'
-  more = f'--out={tmp_path / "out"}', '--config.eval.classes=data'
-  assert 'in another order' in score(network, tmp_path, others, *more, status=2)
+  out, part = tmp_path / 'out', '--config.eval.classes=data'
+  others = f'{network},{tmp_path / "other"}'
+  message = score(others, tmp_path, part, out=out, status=2)
+  assert 'in another order' in message
   # The members' softmax outputs are averaged, of ten crops each.
-  more += ('--config.eval.crops=10', '--config.model.name=paper')
-  both = f'--workdir={network},{tmp_path / "same"}'
-  score(network, tmp_path, both, *more)
-  found = json.loads((tmp_path / 'out' / 'results.json').read_text())
+  crops = '--config.eval.crops=10', '--config.model.name=paper'
+  both = f'{network},{tmp_path / "same"}'
+  found = score(both, tmp_path, part, *crops, out=out)
   outputs = [NAMES.index(name) for name in CLASS_NAMES]
   mean = np.zeros((19, 3))
   for workdir in (network, tmp_path / 'same'):
