@@ -16,7 +16,7 @@ for python in "$@"; do
     .venv-latest/bin/pip install -q -r requirements-latest.txt
     .venv-latest/bin/pip install -q --no-deps -e .
     exec .venv-latest/bin/python -m pytest -q -n 2 --dist loadfile \
-      --no-loadscope-reorder
+      --no-loadscope-reorder -m 'not long'
   fi
 done
 
