@@ -163,6 +163,7 @@ def _sums(
   parts = dataset.parts(split, together.share())
   number = sum(part.number for part in parts)
 
+  @tf.autograph.experimental.do_not_convert  # There is no Python to convert.
   def pixels_of(record):
     example = dataset.parse(record)
     image = decoding.decode_square(example['image'], how, size, is_square_jpeg)
