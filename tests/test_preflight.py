@@ -201,6 +201,11 @@ def test_cycles_belong_to_the_layers_in_a_fusion():
       instruction('e', 'all-reduce', (100, 10), 'all_reduce/psum', id=5,
                   operand_ids=[4]),
       instruction('s', 'select-and-scatter', (9,), 'pool1/x', id=6),
+      # Parameters have no part: it belongs to what reads it.
+      instruction('f', 'convert', (1,), '', 20, id=7, operand_ids=[4]),
+      instruction('g', 'bitcast', (1,), '', id=8, operand_ids=[7]),
+      instruction('h', 'multiply', (1,), 'lrn1/mul', 3, id=9, operand_ids=[8]),
+      instruction('o', 'iota', (1,), '', 5, id=10),
     ],
   )  # fmt: skip
   program = executables.Program(
@@ -210,7 +215,7 @@ def test_cycles_belong_to_the_layers_in_a_fusion():
   )
   scopes = ('conv1', 'lrn1', 'pool1', 'all_reduce')
   cycles, without = program.cycles(scopes)
-  assert cycles == {'conv1': 707, 'lrn1': 300}
+  assert cycles == {'conv1': 707, 'lrn1': 323, 'other': 5}
   assert without == ['select-and-scatter (pool1)']
   # The parameter is not executed.
   assert program.shares(scopes) == {
@@ -219,10 +224,13 @@ def test_cycles_belong_to_the_layers_in_a_fusion():
     'd': {'conv1': 1},
     'e': {'all_reduce': 1},
     's': {'pool1': 1},
+    'f': {'lrn1': 1},
+    'h': {'lrn1': 1},
+    'o': {'other': 1},
   }
   assert collectives.collectives(program, 2) == {'all-reduce': (1, 4000, 4000)}
   kernels = program.kernels()
-  assert kernels.launched == 5
+  assert kernels.launched == 8
   assert kernels.by_kind['fusion'] == 2
 
 

@@ -197,15 +197,35 @@ class Program:
       yield inner
 
   def _source(self, i, by_id, scopes) -> str:
-    """Returns the part whose output an unnamed operation copies or converts."""
+    """Returns the part whose output an unnamed operation copies or converts.
+
+    If it reads no part's output, it belongs to the part that reads its own: a
+    kernel's share is rounded before it is gathered.
+    """
+
+    def read_by(i):
+      return [by_id[number] for number in i.operand_ids]
+
+    def readers(i):
+      return [other for other in by_id.values() if i.id in other.operand_ids]
+
+    return (
+      self._nearest(i, read_by, scopes)
+      or self._nearest(i, readers, scopes)
+      or 'other'
+    )
+
+  def _nearest(self, i, neighbors, scopes) -> str:
+    """Returns the first named part on a path of first neighbors, or ''."""
     for _ in range(20):
       for inner in self._inner(i):
         if scope := _scope(inner, scopes):
           return scope
-      if not i.operand_ids:
+      found = neighbors(i)
+      if not found:
         break
-      i = by_id[i.operand_ids[0]]
-    return 'other'
+      i = found[0]
+    return ''
 
   def kernels(self) -> 'Kernels':
     """Returns what a GPU executes in one step."""
