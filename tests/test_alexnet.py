@@ -390,6 +390,7 @@ def test_blocks_of_pixels_give_the_same_logits(name):
     jax.eval_shape(model.apply, variables, blocks[:, 1:])
 
 
+@pytest.mark.long
 def test_convolutions_can_process_a_batch_in_parts():
   layers = (
     Conv(8, kernel=11, stride=4, then=(Activation(), LRN(), MaxPool())),

@@ -137,6 +137,7 @@ def test_a_mistyped_config_file_lists_those_there_are(tmp_path, monkeypatch):
   assert 'configs/digits.py' in done.stderr
 
 
+@pytest.mark.long
 def test_evaluation_needs_no_config(tmp_path, monkeypatch):
   """The run's own is in its workdir; fields of `eval` may still be set."""
   monkeypatch.chdir(tmp_path)

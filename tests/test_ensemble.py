@@ -103,6 +103,7 @@ def test_softmax_outputs_are_averaged(members, tiny_dir, tmp_path, crops):
   assert [contents(member) for member in members] == before
 
 
+@pytest.mark.long
 def test_the_results_of_one_network_elsewhere(
   trained, tiny_dir, image_files, tmp_path
 ):

@@ -139,6 +139,7 @@ with workdirs.sole_run(absolute(new)):
 """
 
 
+@pytest.mark.long
 def test_a_system_that_is_not_unix(small_network, tmp_path):
   done = subprocess.run(
     [sys.executable, '-c', WINDOWS, small_network, tmp_path / 'new'],

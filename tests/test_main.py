@@ -199,6 +199,7 @@ def test_a_signal_while_a_line_is_written(monkeypatch):
     stdout.detach()
 
 
+@pytest.mark.long
 def test_made_longer(full_run, tiny_dir, tmp_path):
   workdir = tmp_path / 'longer'
   # It stops within the first epoch.
