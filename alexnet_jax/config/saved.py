@@ -39,7 +39,7 @@ FREE_FIELDS = (
   'profile',
 )
 # Fields that runs of an earlier version lack, and what they did.
-_ADDED = {
+ADDED = {
   'data.balance': 'none',
   'grad_accumulation': 1,
   'init_head': 'keep',
@@ -131,7 +131,7 @@ def check_workdir(
         'this program: give another --workdir'
       )
     return
-  there = {**_ADDED, **flatten(saved)}
+  there = {**ADDED, **flatten(saved)}
   differences = _differences(flatten(_plain(config)), there)
   if differences:
     raise UserError(

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from typing import Any
 
 from alexnet_jax.config.loading import flatten
+from alexnet_jax.config.saved import ADDED
 
 # No count or measurement of a run can be larger.
 LARGEST = 1e12
 # Defaults of fields that runs from earlier versions lack.
 _EARLIER = {
+  **ADDED,
   'model.ablations': [],
   'data.train_crop': 'random',
   'eval.train_split': False,
