@@ -26,7 +26,7 @@ from alexnet_jax.model.layer_types import LRN
 from alexnet_jax.model.summary import layer_table
 from configs.paper import base
 
-DATA = ('imagenet', 'imagenette', 'cifar10', 'digits')
+DATA = ('imagenet', 'imagenette', 'imagenette127', 'cifar10', 'digits')
 # What each config in configs/paper changes in its base.
 CHANGES = {
   'base': {},

@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/paper/no_crops.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. Each training image is shown
+DATA is one of those of base.py. Each training image is shown
 by its central crop. The paper: without random crops and flips, the network
 "suffers from substantial overfitting".
 """

@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/paper/no_dropout.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. The paper: without dropout, the
+DATA is one of those of base.py. The paper: without dropout, the
 network overfits substantially; with it, training needs roughly twice as many
 iterations.
 """

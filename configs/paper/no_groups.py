@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/paper/no_groups.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. The paper has no such network:
+DATA is one of those of base.py. The paper has no such network:
 its two columns save the connections between them. Most later AlexNets have no
 groups.
 """

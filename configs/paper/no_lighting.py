@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/paper/no_lighting.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. The paper: on
+DATA is one of those of base.py. The paper: on
 ImageNet, the top-1 error is over 1% higher than that of `base.py`.
 """
 

@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/paper/no_overlap.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. The paper: on
+DATA is one of those of base.py. The paper: on
 ImageNet, the top-1 error is 0.4% and the top-5 error 0.3% higher than that of
 `base.py`, and the network overfits slightly more. Compare the training errors,
 too.

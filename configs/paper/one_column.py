@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/paper/one_column.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. The paper: on
+DATA is one of those of base.py. The paper: on
 ImageNet, the top-1 error is 1.7% and the top-5 error 1.2% higher than that of
 `base.py`. The last convolution and the dense layers keep their size.
 """

@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/paper/tanh.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. The paper reports no error,
+DATA is one of those of base.py. The paper reports no error,
 because training would have been too slow. `fig1_tanh.py` is the paper's Figure
 1.
 """

@@ -2,7 +2,7 @@
 
   python -m alexnet_jax.main --config=configs/paper/ten_crops.py:DATA
 
-DATA is imagenet, imagenette, cifar10 or digits. The paper, on ImageNet's 2010
+DATA is one of those of base.py. The paper, on ImageNet's 2010
 test split: 37.5% top-1 and 17.0% top-5 error on ten crops, 39.0% and 18.3% on
 the center crop.
 
