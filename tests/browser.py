@@ -111,6 +111,24 @@ def test_the_page(view, address):
     assert opened.locator(f'nav a[href="#{section}"]').count() == 1
     box = opened.locator(f'#{section}').bounding_box()
     assert box['height'] > 40
+  # The first screen has the answered claims, with their verdicts.
+  answered = opened.locator('#claims .answer')
+  assert answered.count() >= 4
+  box = answered.nth(1).bounding_box()
+  assert box['y'] + box['height'] < VIEWS[name][1]
+  for answer in answered.all():
+    words = answer.locator('.verdict').inner_text()
+    assert re.match('agrees|differs|cannot tell', words)
+    # The interval and the published number are within the plot.
+    plot = answer.locator('.plot').bounding_box()
+    for mark in answer.locator('.plot i').all():
+      at = mark.bounding_box()
+      assert at['x'] >= plot['x'] - 8
+      assert at['x'] + at['width'] <= plot['x'] + plot['width'] + 8
+  assert not opened.locator('#claims table').first.is_visible()
+  opened.evaluate(
+    "document.querySelectorAll('details').forEach(d => d.open = true)"
+  )
   rows = opened.locator('#claims tr:has(a)')
   # A claim has a row for each dataset and number of epochs that answers it.
   named = {row.locator('td').first.inner_text() for row in rows.all()}
@@ -159,9 +177,12 @@ def test_the_page(view, address):
   # Charts have units on their axes, in letters large enough to read.
   charts = opened.locator('#curves svg')
   assert charts.count() >= 2
-  words = charts.first.text_content()
-  assert 'epoch' in words
-  assert '(nats)' in words
+  for chart, unit in (
+    (charts.first, '(%)'),
+    (opened.locator('#curves details svg').first, '(nats)'),
+  ):
+    assert 'epoch' in chart.text_content()
+    assert unit in chart.text_content()
   heights = opened.evaluate(
     """() => [...document.querySelectorAll('svg text')]
       .map(t => t.getBoundingClientRect()).filter(b => b.width > b.height)
@@ -179,12 +200,15 @@ def test_the_page(view, address):
   faint = [entry for entry in opened.evaluate(_CONTRASTS) if entry[0] < 4.5]
   assert faint == []
 
-  # A config unfolds.
+  # A config folds, and unfolds.
   last = opened.locator('#configs details').last
   last.locator('summary').click()
-  assert 'seed = ' in last.inner_text()
+  assert not last.locator('pre').is_visible()
+  last.locator('summary').click()
+  assert 'seed = ' in last.locator('pre').inner_text()
 
   if folder := os.environ.get('SCREENSHOTS'):
+    opened.reload()  # Folds what was opened above.
     opened.evaluate('scrollTo(0, 0)')
     opened.screenshot(path=f'{folder}/{name}.png')
     opened.screenshot(path=f'{folder}/{name}-full.png', full_page=True)

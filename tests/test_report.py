@@ -203,6 +203,11 @@ def test_a_difference_is_paired_by_seed(copy):
   )  # fmt: skip
   assert [seeds for _, seeds in answer.experiments] == [(0, 1), (0, 1)]
   everything = experiments(folder)
+  # t with one degree of freedom is 12.7: 2 ± 12.7.
+  assert answer.changes == pytest.approx((1.0, 3.0))
+  row = '| -10.7 to +14.7 | cannot tell (about 5 seeds would) |'
+  assert row in tables.markdown(everything)
+  assert 'class="answer cannot-tell"' in page.html(everything)
   row = f'| Without LRN | {" | ".join(answer.compared)} | no_lrn | base |'
   assert row in tables.markdown(everything)
   html = page.html(everything)
@@ -217,6 +222,17 @@ def test_other_epochs_or_data_are_not_compared(copy):
   assert answers('section 4.1', 'lighting', folder.parent.parent) == []
   near = copy('near/0', {'data.lighting': 'none'})
   assert len(answers('section 4.1', 'lighting', near.parent.parent)) == 1
+
+
+def test_runs_of_an_earlier_version_are_compared_with_todays(copy):
+  """The committed digits have no field of later versions."""
+  today = {'optimizer.reduce_dtype': 'float32', 'data.balance': 'none'}
+  light = {'data.lighting': 'sqrt_eigenvalue'}
+  copy('base/0', light)
+  folder = copy('no_lrn/0', {**light, **today, 'model.ablations': ['no_lrn']})
+  assert len(answers('section 3.3', 'Without LRN', folder.parent.parent)) == 1
+  copy('base/1', {**light, **today, 'seed': 1})
+  assert len(experiments(folder.parent.parent)) == 2
 
 
 def test_only_imagenet_answers_to_table_2(copy):
@@ -269,7 +285,7 @@ def test_figure_1_compares_the_fastest_learning_rates(tmp_path, copy):
     (folder / 'metrics.jsonl').write_text('\n'.join(lines))
   everything = experiments(folder.parent.parent)
   figure = figure1.figure_1(everything)
-  assert figure.ratio == (4.5, None)
+  assert figure.ratios == (4.5,)
   (answer,) = figure1.answer(everything)
   assert answer.number == '4.5 times'
   assert answer.note == (

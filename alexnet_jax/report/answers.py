@@ -22,6 +22,7 @@ class Answer:
     compared: of a difference: the errors changed and unchanged, then the
       training errors, then images/s.
     note: what else must be known about the number.
+    changes: of each pair of seeds, the top-1 change in points, or a ratio.
   """
 
   number: str
@@ -30,6 +31,7 @@ class Answer:
   experiments: tuple[tuple[Experiment, tuple[Any, ...]], ...]
   compared: tuple[str, ...] = ()
   note: str = ''
+  changes: tuple[float, ...] = ()
 
 
 def percent(values: Sequence[float]) -> str:
@@ -213,6 +215,7 @@ def difference(
       if not common:
         continue
       seeds = tuple(run.seed for run, _ in common)
+      of_top1, of_top5 = (_changes(common, f'top{k}_error') for k in (1, 5))
       # Only the seeds that both have.
       both = (
         Experiment(other.name, tuple(new for new, _ in common)),
@@ -220,7 +223,7 @@ def difference(
       )
       found.append(
         Answer(
-          ' / '.join(_delta(common, f'top{k}_error') for k in (1, 5)),
+          ' / '.join(map(_with_spread, (of_top1, of_top5))),
           base.data_name,
           epochs_of(base),
           ((other, seeds), (base, seeds)),
@@ -229,6 +232,7 @@ def difference(
             for cell in (both_errors, training_error, images_per_second)
             for one in both
           ),
+          changes=of_top1,
         )
       )
     return found
@@ -240,14 +244,17 @@ def _digest(run):
   return run.results.get('params_digest')
 
 
-def _delta(common, name: str) -> str:
-  """Returns the mean difference in points, with its spread over seeds."""
-  deltas = [
+def _changes(common, name: str) -> tuple[float, ...]:
+  """Returns each seed's difference in points; empty without the error."""
+  return tuple(
     100 * (new.results[name] - old.results[name])
     for new, old in common
     if None not in (new.results[name], old.results[name])
-  ]
-  if not deltas:
+  )
+
+
+def _with_spread(changes: Sequence[float]) -> str:
+  if not changes:
     return '-'
-  mean, spread = mean_and_spread(deltas)
+  mean, spread = mean_and_spread(changes)
   return f'{mean:+.1f}' + ('' if spread is None else f' ± {spread:.1f}')

@@ -7,11 +7,13 @@ networks. Errors are top-1 / top-5, and their differences are in points
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 
 from alexnet_jax.report import figure1
 from alexnet_jax.report.answers import PAPERS, Answer, difference, scores
 from alexnet_jax.report.experiments import Experiment
+from alexnet_jax.report.verdicts import Expected
 
 _CIFAR_NETWORK = 'cifar10_local'
 _MAIN = 'python -m alexnet_jax.main --config=configs/'
@@ -37,6 +39,8 @@ class Claim:
     how: the command that measures it, in backticks, or what is missing.
     answers: returns what experiments measured.
     note: what else the sources say.
+    expected: the top-1 change or ratio that the source claims; None if it makes
+      no such claim.
   """
 
   what: str
@@ -46,6 +50,7 @@ class Claim:
   how: str
   answers: Callable[[Sequence[Experiment]], list[Answer]] = lambda _: []
   note: str = ''
+  expected: Expected | None = None
 
 
 def _ablation(name: str) -> str:
@@ -120,6 +125,7 @@ CLAIMS: tuple[Claim, ...] = (
     _with_ten_crops('paper/base'),
     difference({'crops': 10}),
     'The published difference is on ILSVRC-2010.',
+    expected=Expected(-1.5, -1.5),
   ),
   Claim(
     'One column with half the kernels',
@@ -130,6 +136,7 @@ CLAIMS: tuple[Claim, ...] = (
     difference({'model.ablations': ['one_column']}),
     'In place of two columns. The notebook has 39.168% / 18.229% on '
     'ILSVRC-2010.',
+    expected=Expected(1.7, 1.7),
   ),
   Claim(
     'One column with all kernels',
@@ -158,6 +165,7 @@ CLAIMS: tuple[Claim, ...] = (
       {'model.ablations': ['no_lrn']}, lambda name: name != _CIFAR_NETWORK
     ),
     'The notebook has 42.034% / 19.362%.',
+    expected=Expected(1.4, 1.4),
   ),
   Claim(
     'CIFAR-10 without LRN',
@@ -173,6 +181,7 @@ CLAIMS: tuple[Claim, ...] = (
     'notebook. Their code has it as layers-conv-local-13pct and the first '
     'layers-conv-local-11pct, which differ only in LRN (the later 11pct is '
     'also wider).',
+    expected=Expected(2.0, 2.0),
   ),
   Claim(
     'Pooling without overlap',
@@ -183,6 +192,7 @@ CLAIMS: tuple[Claim, ...] = (
     difference({'model.ablations': ['no_overlap']}),
     'The paper: it also overfits slightly sooner. The notebook has '
     '41.058% / 18.510%.',
+    expected=Expected(0.4, 0.4),
   ),
   Claim(
     'Without random crops and flips',
@@ -192,6 +202,7 @@ CLAIMS: tuple[Claim, ...] = (
     _ablation('no_crops'),
     difference({'data.train_crop': 'center', 'data.flip': False}),
     'The paper gives no number: substantial overfitting.',
+    expected=Expected(0.0, math.inf),
   ),
   Claim(
     'Without PCA lighting',
@@ -201,6 +212,7 @@ CLAIMS: tuple[Claim, ...] = (
     _ablation('no_lighting'),
     difference({'data.lighting': 'none'}),
     'The paper gives the top-1 error only.',
+    expected=Expected(1.0, math.inf),
   ),
   Claim(
     'Without dropout',
@@ -211,6 +223,7 @@ CLAIMS: tuple[Claim, ...] = (
     difference({'model.dropout_rate': 0.0}),
     'The paper gives no number: substantial overfitting, and half as many '
     'iterations to converge.',
+    expected=Expected(0.0, math.inf),
   ),
   Claim(
     'Tanh takes more epochs than ReLU',
@@ -222,6 +235,7 @@ CLAIMS: tuple[Claim, ...] = (
     '--rates=0.0005,0.001,0.002,0.004,0.008`, and the same with `fig1_tanh`',
     figure1.answer,
     'Epochs to 25% training error on CIFAR-10.',
+    expected=Expected(6.0, 6.0, unchanged=1.0),
   ),
   Claim(
     'Tanh instead of ReLU',

@@ -61,21 +61,21 @@ class Figure1:
   tanh: list[Trial]
 
   @property
-  def ratio(self) -> tuple[float, float | None] | None:
-    """Tanh's epochs over ReLU's at their fastest learning rates, and spread.
+  def ratios(self) -> tuple[float, ...]:
+    """Tanh's epochs over ReLU's at their fastest learning rates.
 
-    Paired by seed, or a ratio of means if they have no seed in common. None if
-    one of the two did not reach 25%.
+    Of each seed that both have, or the ratio of means if they have none in
+    common. Empty if one of the two did not reach 25%.
     """
     if not (self.relu and self.tanh):
-      return None
+      return ()
     fast, slow = self.relu[0], self.tanh[0]
     if float('inf') in (fast.mean, slow.mean):
-      return None
+      return ()
     common = sorted(fast.epochs.keys() & slow.epochs)
     if not common:
-      return slow.mean / fast.mean, None
-    return mean_and_spread([slow.epochs[s] / fast.epochs[s] for s in common])
+      return (slow.mean / fast.mean,)
+    return tuple(slow.epochs[s] / fast.epochs[s] for s in common)
 
 
 def figure_1(experiments: Sequence[Experiment]) -> Figure1:
@@ -114,9 +114,9 @@ def figure_1(experiments: Sequence[Experiment]) -> Figure1:
 def answer(experiments: Sequence[Experiment]) -> list[Answer]:
   """Answers with the ratio at the fastest learning rates, if both are known."""
   figure = figure_1(experiments)
-  if not figure.ratio:
+  if not figure.ratios:
     return []
-  mean, spread = figure.ratio
+  mean, spread = mean_and_spread(figure.ratios)
   fast, slow = figure.relu[0], figure.tanh[0]
   note = (
     f'tanh takes {slow.mean:.1f} epochs at learning rate '
@@ -135,5 +135,6 @@ def answer(experiments: Sequence[Experiment]) -> list[Answer]:
         (one.experiment, tuple(sorted(one.epochs))) for one in (fast, slow)
       ),
       note=note,
+      changes=figure.ratios,
     )
   ]

@@ -42,6 +42,15 @@ def html(experiments: Sequence[Experiment]) -> str:
     version=alexnet_jax.__version__,
     sections=SECTIONS,
     **shown,
+    comparisons=[
+      {
+        **row,
+        'panels': _overlaid(row['claim'].what, *row['compared_experiments']),
+      }
+      # Those with most seeds first.
+      for row in sorted(shown['measured'], key=lambda row: -row['num_seeds'])
+      if row['compared_experiments']
+    ],
     curves=[
       {
         **row,
@@ -80,6 +89,19 @@ def _panels(experiment: Experiment, name: str) -> list[str]:
       f'{field} of {name} against epochs',
     )
     for field in charts.PANELS
+  ]
+
+
+def _overlaid(
+  what: str, changed: Experiment, unchanged: Experiment
+) -> list[str]:
+  return [
+    charts.svg(
+      charts.comparison(unchanged, changed, split),
+      charts.PANEL_SIZE,
+      f'{split} error against epochs: {what}, {changed.name}',
+    )
+    for split in ('validation', 'train')
   ]
 
 

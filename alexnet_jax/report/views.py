@@ -2,13 +2,21 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from alexnet_jax.data import imagenet
-from alexnet_jax.report import answers, claims, figure1, logs, reading
+from alexnet_jax.report import (
+  answers,
+  claims,
+  figure1,
+  logs,
+  reading,
+  verdicts,
+)
 from alexnet_jax.report.answers import Answer
 from alexnet_jax.report.experiments import Experiment, mean_and_spread
 from alexnet_jax.report.runs import Run
@@ -24,8 +32,10 @@ def context(experiments: Sequence[Experiment]) -> dict[str, Any]:
     for claim in claims.CLAIMS
     for i, answer in enumerate(claim.answers(experiments) or [_UNANSWERED])
   ]
+  measured = [row for row in rows if row['runs']]
   return {
-    'measured': [row for row in rows if row['runs']],
+    'measured': measured,
+    'answered': [row for row in measured if row['plot']],
     'not_run': [row for row in rows if not row['runs']],
     'experiments': [_experiment(experiment) for experiment in experiments],
     'problems': [
@@ -47,11 +57,77 @@ def _claim(claim: claims.Claim, answer: Answer, number: int) -> dict[str, Any]:
     'note': note + (f' Here: {answer.note}.' if answer.note else ''),
     'conditions': answer.dataset + epochs,
     'compared': answer.compared,
+    # The changed and the unchanged one, unless they have one log.
+    'compared_experiments': tuple(e for e, _ in answer.experiments)
+    if answer.compared and not _same_log(answer)
+    else (),
+    **_judged(claim, answer),
     'runs': [
       {'id': _id(e), 'name': e.name, 'seeds': seeds_text(seeds)}
       for e, seeds in answer.experiments
     ],
     'num_seeds': len(answer.experiments[0][1]) if answer.experiments else 0,
+  }
+
+
+def _same_log(answer: Answer) -> bool:
+  """Returns whether one training was evaluated in two ways."""
+  (changed, _), (unchanged, _) = answer.experiments
+  return changed.compared == unchanged.compared
+
+
+def _judged(claim: claims.Claim, answer: Answer) -> dict[str, Any]:
+  """Returns the interval over seeds, the verdict, and what would tell more."""
+  expected, changes = claim.expected, answer.changes
+  found = verdicts.interval(changes)
+  if not changes:
+    return {'mean': '-', 'interval': '-', 'verdict': '-', 'needed': '',
+            'plot': None}  # fmt: skip
+  unchanged = expected.unchanged if expected else 0.0
+  word = verdicts.verdict(changes, expected) if expected else '-'
+  sign = '' if unchanged else '+'
+  return {
+    'mean': f'{mean_and_spread(changes)[0]:{sign}.1f}',
+    'interval': f'{found.low:{sign}.1f} to {found.high:{sign}.1f}'
+    if found
+    else '-',
+    'verdict': word,
+    'needed': verdicts.seeds_to_tell(changes, unchanged)
+    if word == verdicts.CANNOT_TELL
+    else '',
+    'plot': _plot(found, expected) if found else None,
+  }
+
+
+# The axis of an interval's plot, in points.
+_AXIS = (-3.0, 6.0)
+
+
+def _plot(
+  found: verdicts.Interval, expected: verdicts.Expected | None
+) -> dict[str, float | None]:
+  """Returns places on the axis, in percent of its length.
+
+  All differences share one axis; a ratio's goes from 0 to what it must show.
+  """
+  unchanged = expected.unchanged if expected else 0.0
+  claimed = expected.low if expected and math.isfinite(expected.low) else None
+  first, last = _AXIS
+  if unchanged:
+    first, last = 0.0, 1.1 * max(found.high, claimed or 0.0)
+
+  def place(value: float) -> float:
+    inside = min(max(value, first), last)
+    return round(100 * (inside - first) / (last - first), 2)
+
+  low = place(found.low)
+  return {
+    'unchanged': place(unchanged),
+    'low': low,
+    'width': round(place(found.high) - low, 2),
+    'mean': place(found.mean),
+    # A claim without a number has none.
+    'claimed': None if claimed in (None, unchanged) else place(claimed),
   }
 
 
