@@ -3,7 +3,8 @@ r"""Finds the learning rate that trains fastest, as for the paper's Figure 1.
 Trains with each of --rates, one after the other, in PREFIX-RATE/SEED. A run
 stops when its training error reaches --target, when it takes more epochs than
 the fastest one so far, or at the config's end. The fastest one is then trained
-to its end. Run the same command again to resume.
+to its end. The others' results.json says why they stopped. Run the same command
+again to resume.
 
 Flags after `--` are passed to each run, such as
 -- --config.data.data_dir=DIR.
@@ -90,6 +91,15 @@ def main(argv: list[str]) -> None:
       '--rates, or more epochs (-- --config.num_epochs=N)'
     )
   best = min(epochs, key=lambda rate: (epochs[rate], rate))
+  for rate in flags.rates:
+    if rate != best:
+      learning_rate_search.write_stopped(
+        command(rate)[1],
+        flags.seed,
+        f'{flags.target:.0%} training error',
+        epochs.get(rate),
+        f'learning rate {best:g} takes {epochs[best]:.2f}',
+      )
   learning_rate_search.train_to_end(*command(best))
   print(f'fastest: {best:g}, {epochs[best]:.2f} epochs, in {command(best)[1]}')
 

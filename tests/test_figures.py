@@ -1,6 +1,7 @@
 """Figures 3 and 4 of a checkpoint, and the learning rates of Figure 1."""
 
 import json
+import re
 import sys
 
 import conftest
@@ -257,10 +258,29 @@ def test_the_fastest_learning_rate_is_trained_to_its_end(
   # Slower ones were stopped soon after they fell behind.
   slower = (tmp_path / 'runs/fig1-0.3/0/metrics.jsonl').read_text().splitlines()
   assert 5 <= len(slower) < 10
+  # Each says why it was stopped.
+  folder = tmp_path / 'runs'
+
+  def stopped(rate):
+    path = folder / f'fig1-{rate}' / '0' / 'results.json'
+    return json.loads(path.read_text())['stopped']
+
+  assert stopped(0.1) == (
+    '25% training error after 7.00 epochs; learning rate 0.2 takes 4.00'
+  )
+  assert re.fullmatch(
+    r'25% training error not reached within [5-9]\.00 epochs; '
+    r'learning rate 0\.2 takes 4\.00',
+    stopped(0.05),
+  )
   # The second time nothing is left to train.
   learning_rates.main(arguments)
   assert len(trainer) == 5
   assert 'fastest: 0.2' in capsys.readouterr().out
+  # With a lower target a stopped run goes on.
+  learning_rates.main([*arguments, '--target=0.15'])
+  assert trainer[5:] == ['fig1-0.1']
+  assert stopped(0.1).startswith('15% training error after 8.00 epochs')
 
 
 def test_no_learning_rate_reaches_the_target(tmp_path, trainer):

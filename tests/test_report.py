@@ -410,6 +410,23 @@ def test_an_unfinished_run_is_not_scored(copy):
   assert 'unfinished: step 495 of 900' in experiment.runs[0].problems
 
 
+def test_a_learning_rate_that_a_search_stopped_is_no_problem(copy):
+  folder = copy('fig1-0.1/0', {'num_epochs': 99})
+  reason = '25% training error not reached within 5.00 epochs'
+  (folder / 'results.json').write_text(json.dumps({'stopped': reason}))
+  (experiment,) = experiments(folder)
+  (run,) = experiment.runs
+  assert run.problems == ()
+  assert not run.scored
+  markdown = tables.markdown([experiment])
+  assert f'- fig1-0.1/0: {reason}' in markdown
+  assert '| stopped |' in markdown
+  assert 'Excluded' not in markdown
+  html = page.html([experiment])
+  assert reason in html
+  assert '>stopped</td>' in html
+
+
 def test_a_run_with_other_classes_than_most_is_excluded(copy):
   folders = [copy('a/0'), copy('b/0'), copy('c/0', {'model.num_classes': 100})]
   found = {run.name: run for run in runs.read_all(runs.find(map(str, folders)))}

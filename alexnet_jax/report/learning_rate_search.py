@@ -1,13 +1,16 @@
 """Trains one learning rate after the other, in processes of their own."""
 
+import json
 import pathlib
 import signal
 import subprocess
 import sys
 import time
 
+from alexnet_jax.cli import command as command_line
+from alexnet_jax.cli.files import write_text
 from alexnet_jax.cli.terminal import print_error
-from alexnet_jax.report import logs
+from alexnet_jax.report import logs, reading
 
 _POLL_SECONDS = 2.0
 
@@ -51,11 +54,49 @@ def train_until(
 
 def train_to_end(command: list[str], workdir: pathlib.Path) -> None:
   """Trains to the config's end, unless the run is complete."""
-  if not (workdir / 'results.json').exists():
+  if not _is_complete(workdir):
     process = _start(command, workdir)
     while process.poll() is None:
       _sleep(process)
     _check(process, workdir)
+
+
+def write_stopped(
+  workdir: pathlib.Path,
+  seed: int,
+  target: str,
+  epochs: float | None,
+  faster: str,
+) -> None:
+  """Writes the results.json of a run that was stopped, unless it is complete.
+
+  Args:
+    workdir: the workdir of the run.
+    seed: of the run.
+    target: what it was to reach, in words.
+    epochs: to the target; None if it was not reached.
+    faster: which run is faster, in words.
+  """
+  if _is_complete(workdir):
+    return
+  train, _ = logs.read_log(workdir / 'metrics.jsonl', [])
+  last = train[-1]['epoch'] if train else 0.0
+  found = (
+    f'{target} after {epochs:.2f} epochs'
+    if epochs
+    else f'{target} not reached within {last:.2f} epochs'
+  )
+  facts = {
+    'stopped': f'{found}; {faster}',
+    'seed': seed,
+    'commands': [command_line.typed()],
+  }
+  write_text(workdir / 'results.json', json.dumps(facts, indent=2) + '\n')
+
+
+def _is_complete(workdir: pathlib.Path) -> bool:
+  path = workdir / 'results.json'
+  return path.exists() and 'stopped' not in reading.read_object(path, [])
 
 
 def _sleep(process: subprocess.Popen) -> None:
@@ -70,6 +111,8 @@ def _sleep(process: subprocess.Popen) -> None:
 
 def _start(command: list[str], workdir: pathlib.Path) -> subprocess.Popen:
   workdir.parent.mkdir(parents=True, exist_ok=True)
+  if not _is_complete(workdir):
+    (workdir / 'results.json').unlink(missing_ok=True)  # It goes on.
   with _log(workdir).open('a') as file:
     return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 

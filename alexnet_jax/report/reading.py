@@ -86,7 +86,7 @@ def text(value: Any) -> str:
 
 def read_config(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
   """Returns config.json by dotted field; empty if it is not valid."""
-  content = _read_object(path, problems)
+  content = read_object(path, problems)
   if not content:
     return {}
   config = {**_EARLIER, **flatten(content)}
@@ -101,11 +101,12 @@ def read_results(
 ) -> dict[str, Any]:
   """Returns results.json; what contradicts the config is a problem.
 
-  `top5_error` may be null: five classes or fewer have no top-5 error.
+  `top5_error` may be null: five classes or fewer have no top-5 error. A run
+  that a search stopped has no scores.
   """
-  results = _read_object(path, problems)
-  if not results:
-    return {}
+  results = read_object(path, problems)
+  if not results or 'stopped' in results:
+    return results
   for name, bounds in _SCORES.items():
     value = results.get(name, 'missing')
     if value is None and name == 'top5_error':
@@ -161,7 +162,8 @@ def read_text(path: pathlib.Path, problems: list[str]) -> str | None:
   return None
 
 
-def _read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
+def read_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
+  """Returns a JSON file's object; empty, and a problem, if there is none."""
   content = read_text(path, problems)
   if content is None:
     return {}

@@ -46,7 +46,12 @@ class Run:
   @property
   def scored(self) -> bool:
     """Whether its errors count: those of a finished training."""
-    return bool(self.results) and not self.problems
+    return bool(self.results) and not self.problems and not self.stopped
+
+  @property
+  def stopped(self) -> str:
+    """Why a search stopped it, in words; empty if it was not stopped."""
+    return reading.text(self.results.get('stopped', ''))
 
   @property
   def seed(self) -> int | None:
@@ -134,7 +139,8 @@ def read(path: pathlib.Path) -> Run:
   validation: logs.Lines = []
   if 'members' not in config:  # An ensemble has no log of its own.
     train, validation = logs.read_log(path / 'metrics.jsonl', problems)
-  if problem := logs.unfinished(config, train):
+  stopped = 'stopped' in results
+  if not stopped and (problem := logs.unfinished(config, train)):
     problems.append(problem)
   parent, name = path.resolve().parent.name, path.resolve().name
   return Run(

@@ -38,6 +38,12 @@ def context(experiments: Sequence[Experiment]) -> dict[str, Any]:
     'answered': [row for row in measured if row['plot']],
     'not_run': [row for row in rows if not row['runs']],
     'experiments': [_experiment(experiment) for experiment in experiments],
+    'stopped': [
+      {'name': run.name, 'text': run.stopped}
+      for experiment in experiments
+      for run in experiment.runs
+      if run.stopped and not run.problems
+    ],
     'problems': [
       {'name': run.name, 'text': '; '.join(run.problems)}
       for experiment in experiments
@@ -166,13 +172,19 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
     if 'members' in config
     else seeds_text([run.seed for run in scored or experiment.runs]),
     'num_seeds': len(scored) if own else 0,
-    'errors': answers.both_errors(experiment) if scored else 'excluded',
+    'errors': _errors(experiment),
     'training_error': answers.training_error(experiment),
     'speed': answers.images_per_second(experiment),
     'time': _duration(mean_and_spread(times)[0]) if times else '-',
     'commands': _commands(experiment),
     'confused': _confused(experiment),
   }
+
+
+def _errors(experiment: Experiment) -> str:
+  if experiment.scored:
+    return answers.both_errors(experiment)
+  return 'stopped' if experiment.runs[0].stopped else 'excluded'
 
 
 def _id(experiment: Experiment) -> str:
