@@ -48,8 +48,9 @@ def interval(values: Sequence[float]) -> Interval | None:
   """Returns the interval of the mean; None for fewer than two values.
 
   Example:
-    >>> interval([1.0, 2.0, 3.0])
-    Interval(mean=2.0, low=-0.484..., high=4.484...)
+    >>> found = interval([1.0, 2.0, 3.0])
+    >>> round(found.low, 2), found.mean, round(found.high, 2)
+    (-0.48, 2.0, 4.48)
   """
   mean, spread = mean_and_spread(values) if values else (0.0, None)
   if spread is None:
