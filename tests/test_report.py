@@ -144,18 +144,19 @@ def test_documents_are_written_all_or_none(tmp_path):
 
 def test_the_summary_has_at_most_eight_rows_of_numbers():
   head, _, *rows = tables.summary(experiments(RESULTS)).splitlines()
-  assert head == '| experiment | published | ours | dataset | seeds |'
+  assert head == '| experiment | published | ours | verdict | dataset | seeds |'
   assert 4 <= len(rows) <= 8
   seeds = []
   for row in rows:
-    what, published, ours, _, number = row.strip('| ').split(' | ')
+    what, published, ours, verdict, _, number = row.strip('| ').split(' | ')
+    assert re.match('agrees|differs|cannot tell|n/a', verdict)
     assert len(what.split()) <= 8
     assert published == 'n/a' or re.search(r'\d', published)
     assert re.search(r'\d', ours)
     seeds.append(int(number))
   # The best known results come first.
   assert seeds == sorted(seeds, reverse=True)
-  digits = '| `caffe`, error | n/a | 1.2 ± 0.2% | digits, 11 epochs | 3 |'
+  digits = '| `caffe`, error | n/a | 1.2 ± 0.2% | n/a | digits, 11 epochs | 3 |'
   assert digits in rows
 
 

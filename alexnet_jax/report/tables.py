@@ -13,8 +13,8 @@ from alexnet_jax.report.experiments import Experiment
 # Rows of the summary.
 _MOST = 8
 _SUMMARY = """\
-| experiment | published | ours | dataset | seeds |
-|---|---|---|---|---|
+| experiment | published | ours | verdict | dataset | seeds |
+|---|---|---|---|---|---|
 {% for row in rows %}|{% for text in row %} {{ text }} |{% endfor %}
 {% endfor %}"""
 
@@ -26,7 +26,7 @@ def markdown(experiments: Sequence[Experiment]) -> str:
 
 
 def summary(experiments: Sequence[Experiment]) -> str:
-  """Returns at most eight rows: top-1 errors, and answered claims.
+  """Returns at most eight rows: top-1 errors, and claims with a verdict.
 
   The results with the most seeds come first. A network has its longest training
   on each dataset. Networks called `narrow_...` are not shown.
@@ -34,16 +34,16 @@ def summary(experiments: Sequence[Experiment]) -> str:
   shown = views.context(experiments)
   used = {run['id'] for row in shown['measured'] for run in row['runs']}
   rows = [
-    (f'`{e["network"]}`, error', 'n/a', _top1(e['errors']),
+    (f'`{e["network"]}`, error', 'n/a', _top1(e['errors']), 'n/a',
      f'{e["data"]}, {e["epochs"]} epochs', e['num_seeds'])
     for e in _longest(shown['experiments'])
     if e['num_seeds'] and e['id'] not in used
     and not e['network'].startswith('narrow_')
   ] + [
     (f'{row["claim"].what} ({row["claim"].source})',
-     _top1(row['claim'].published), _top1(row['ours']), row['conditions'],
-     row['num_seeds'])
-    for row in shown['measured']
+     _top1(row['claim'].published), _top1(row['ours']), row['verdict'],
+     row['conditions'], row['num_seeds'])
+    for row in shown['answered']
   ]  # fmt: skip
   rows.sort(key=lambda row: -row[-1])
   return _render(_SUMMARY, rows=rows[:_MOST])
