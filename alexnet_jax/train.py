@@ -44,6 +44,7 @@ from alexnet_jax.runs import (
   profiles,
   scoring,
   signals,
+  starts,
   workdirs,
 )
 from alexnet_jax.runs.banner import banner
@@ -162,6 +163,8 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
         dataset, config.data.train_split, model.num_classes
       )
     p_train_step = steps.p_train_step(placement, **step_arguments)
+    if step < total_steps:
+      starts.record(workdir, step)
     log = Writer(workdir, step)
     chronometer = Chronometer(step, total_steps, config.batch_size)
     scores: dict[str, Any] = {}
@@ -332,6 +335,7 @@ def train(config: Config, workdir: epath.Path) -> dict[str, Any]:
       step=step,
       best_step=step if checkpoints.best is None else checkpoints.best,
       epoch=epochs_done,
+      starts=starts.read(workdir),
       dataset=dataset.full_name,
       num_left_out=len(dataset.skipped.get(config.data.val_split, ())),
       params_digest=params_digest(jax.device_get(replicate(state.params))),

@@ -72,9 +72,9 @@ class Command:
 
 
 def results(workdir: pathlib.Path) -> dict[str, Any]:
-  """Returns results.json without the commands."""
+  """Returns results.json without the commands, and when they started."""
   content = json.loads((workdir / 'results.json').read_text())
-  return {k: v for k, v in content.items() if k != 'commands'}
+  return {k: v for k, v in content.items() if k not in ('commands', 'starts')}
 
 
 def metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:

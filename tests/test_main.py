@@ -84,7 +84,7 @@ def test_the_files_of_a_run(full_run):
   names = {path.name for path in workdir.iterdir()}
   assert names >= {
     'config.json', 'preprocessing.json', 'checkpoints', 'metrics.jsonl',
-    'results.json', 'conv1.png',
+    'results.json', 'conv1.png', 'starts.json',
   }  # fmt: skip
   assert any(name.startswith('events.out.tfevents') for name in names)
   assert not [name for name in names if name.endswith('.tmp')]
@@ -122,6 +122,11 @@ def test_stopped_within_an_epoch_and_resumed(full_run, tiny_dir, tmp_path):
   expected = results(full_run[0])
   assert results(workdir) == expected
   assert metrics(workdir) == metrics(full_run[0])
+  starts = json.loads((workdir / 'results.json').read_text())['starts']
+  devices = '2 x cpu, 1 process(es)'
+  assert starts == [
+    {'step': step, 'devices': devices} for step in (0, stopped_at)
+  ]
 
 
 @pytest.mark.long

@@ -428,6 +428,19 @@ def test_a_learning_rate_that_a_search_stopped_is_no_problem(copy):
   assert '>stopped</td>' in html
 
 
+def test_a_row_says_that_a_run_resumed_and_where(copy):
+  one, gpu = '1 x cpu, 1 process(es)', '1 x NVIDIA H200, 1 process(es)'
+  for seed, devices in enumerate([[one], [one, one, one], [one, gpu], 'x']):
+    starts = devices
+    if isinstance(devices, list):
+      starts = [{'step': 10 * i, 'devices': d} for i, d in enumerate(devices)]
+    folder = copy(f'digits/{seed}', {'seed': seed}, {'starts': starts})
+  found = experiments(folder.parent)
+  text = f'seed 1 resumed 2 times; seed 2 resumed 1 time, on {one}, then {gpu}'
+  assert f'| 0, 1, 2, 3 ({text}) |' in tables.markdown(found)
+  assert text in page.html(found)
+
+
 def test_a_run_with_other_classes_than_most_is_excluded(copy):
   folders = [copy('a/0'), copy('b/0'), copy('c/0', {'model.num_classes': 100})]
   found = {run.name: run for run in runs.read_all(runs.find(map(str, folders)))}

@@ -54,6 +54,26 @@ class Run:
     return reading.text(self.results.get('stopped', ''))
 
   @property
+  def resumed(self) -> str:
+    """How often it resumed, and on which devices if they changed; or empty.
+
+    Runs of earlier versions have no record of it.
+    """
+    starts = self.results.get('starts')
+    devices = [
+      reading.text(start.get('devices', '?'))
+      for start in (starts if isinstance(starts, list) else [])
+      if isinstance(start, dict)
+    ]
+    if len(devices) < 2:
+      return ''
+    times = len(devices) - 1
+    text = f'resumed {times} time{"s" if times > 1 else ""}'
+    if len(set(devices)) > 1:
+      text += f', on {", then ".join(dict.fromkeys(devices))}'
+    return text
+
+  @property
   def seed(self) -> int | None:
     """The run's seed; an ensemble has None, and so has an unknown one."""
     return None if 'members' in self.config else self.config.get('seed')

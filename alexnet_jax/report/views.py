@@ -171,6 +171,11 @@ def _experiment(experiment: Experiment) -> dict[str, Any]:
     'seeds': 'of ' + ', '.join(config['members'])
     if 'members' in config
     else seeds_text([run.seed for run in scored or experiment.runs]),
+    'resumed': '; '.join(
+      f'seed {run.seed} {run.resumed}'
+      for run in scored or experiment.runs
+      if run.resumed
+    ),
     'num_seeds': len(scored) if own else 0,
     'errors': _errors(experiment),
     'training_error': answers.training_error(experiment),

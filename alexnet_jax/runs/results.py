@@ -14,6 +14,7 @@ from alexnet_jax.cli.files import write_text
 from alexnet_jax.cli.terminal import say
 from alexnet_jax.config.loading import Config
 from alexnet_jax.data import imagenet
+from alexnet_jax.runs import starts
 from alexnet_jax.runs.banner import devices, versions
 
 
@@ -27,7 +28,7 @@ def write_results(
   """Writes results.json, per_class.csv and confusion.png.
 
   Its `commands` are the command that trained the run and that of the latest
-  evaluation, if there was one.
+  evaluation, if there was one. Its `starts` are those of the training.
 
   Args:
     workdir: the folder to write to.
@@ -54,6 +55,7 @@ def write_results(
     'crops': config.eval.crops,
     **scores,
     'commands': [*earlier, command.typed()],
+    'starts': starts.read(workdir),
     'versions': versions(),
     'devices': devices(),
   }

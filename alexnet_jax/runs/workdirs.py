@@ -29,7 +29,7 @@ _NO_LINK = getattr(os, 'O_NOFOLLOW', 0)  # 0 on Windows.
 
 # What a run reads, writes and deletes, by name and by prefix.
 _NAMES = ('config.json', 'conv1.png', 'left_out.json', 'metrics.jsonl',
-          'preprocessing.json', 'results.json')  # fmt: skip
+          'preprocessing.json', 'results.json', 'starts.json')  # fmt: skip
 _PREFIXES = ('.', 'events.out.')
 FOLDERS = ('checkpoints', 'broken_checkpoints', 'profile')
 
