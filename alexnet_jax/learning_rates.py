@@ -12,7 +12,7 @@ Flags after `--` are passed to each run, such as
 Example:
 
   python -m alexnet_jax.learning_rates --config=configs/paper/fig1_relu.py \
-    --rates=0.0005,0.001,0.002,0.004,0.008 --workdir=runs/fig1_relu
+    --rates=0.0005,0.001,0.002,0.004,0.008
 
 Exit status: 0 done; 2 a usage error, or no learning rate reached the target. If
 a run fails, its status.
@@ -53,8 +53,9 @@ def main(argv: list[str]) -> None:
   add('--config', required=True, metavar='FILE', help='config of the runs')
   add('--rates', required=True, metavar='A,B,...', type=_rates,
       help='learning rates to try')  # fmt: skip
-  add('--workdir', required=True, metavar='PREFIX', type=_folder,
-      help='start of the workdirs, which are PREFIX-RATE/SEED')  # fmt: skip
+  add('--workdir', metavar='PREFIX', type=_folder,
+      help='start of the workdirs, which are PREFIX-RATE/SEED (default: '
+      'runs/CONFIG)')  # fmt: skip
   add('--target', type=float, default=0.25, metavar='ERROR',
       help='training error, a fraction (default: 0.25)')  # fmt: skip
   add('--seed', type=int, default=0, help='seed of the runs (default: 0)')
@@ -65,8 +66,12 @@ def main(argv: list[str]) -> None:
   # ml_collections takes a moment to import; --help should not wait for it.
   from alexnet_jax.report import learning_rate_search
 
+  path, _, argument = flags.config.partition(':')
+  name = pathlib.Path(path).stem + (f'_{argument}' if argument else '')
+  prefix = flags.workdir or pathlib.Path('runs') / name
+
   def command(rate: float) -> tuple[list[str], pathlib.Path]:
-    workdir = pathlib.Path(f'{flags.workdir}-{rate:g}') / str(flags.seed)
+    workdir = pathlib.Path(f'{prefix}-{rate:g}') / str(flags.seed)
     return [
       *(sys.executable, '-m', 'alexnet_jax.main', f'--config={flags.config}'),
       f'--config.optimizer.learning_rate={rate:g}',

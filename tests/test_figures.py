@@ -283,6 +283,13 @@ def test_the_fastest_learning_rate_is_trained_to_its_end(
   assert stopped(0.1).startswith('15% training error after 8.00 epochs')
 
 
+def test_workdirs_are_named_by_the_config(tmp_path, trainer, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  learning_rates.main(['--config=configs/x.py:part', '--rates=0.2'])
+  assert trainer == ['x_part-0.2', 'x_part-0.2']
+  assert (tmp_path / 'runs/x_part-0.2/0/results.json').exists()
+
+
 def test_no_learning_rate_reaches_the_target(tmp_path, trainer):
   with pytest.raises(UserError, match=r'no learning rate reached 25%.*--rates'):
     learning_rates.main(
