@@ -179,7 +179,7 @@ def test_the_page(view, address):
   assert charts.count() >= 2
   for chart, unit in (
     (charts.first, '(%)'),
-    (opened.locator('#curves details svg').first, '(nats)'),
+    (opened.locator('#curves details').last.locator('svg').first, '(nats)'),
   ):
     assert 'epoch' in chart.text_content()
     assert unit in chart.text_content()

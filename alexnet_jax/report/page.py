@@ -8,7 +8,7 @@ import jinja2
 import markupsafe
 
 import alexnet_jax
-from alexnet_jax.report import charts, figure1, figure_files, views
+from alexnet_jax.report import answers, charts, figure1, figure_files, views
 from alexnet_jax.report.experiments import Experiment
 
 SECTIONS = (
@@ -76,9 +76,23 @@ def html(experiments: Sequence[Experiment]) -> str:
       for one in sorted(trials, key=lambda one: one.learning_rate)
     ],
     figure1_commands=[_search_command(name, trials) for name, trials in units],
-    figure3=figure_files.for_page(experiments, ['figure3']),
+    figure3=figure_files.for_page(sorted(experiments, key=_order), ['figure3']),
+    confused=[
+      row
+      for row, _ in sorted(
+        zip(shown['experiments'], experiments, strict=True),
+        key=lambda one: _order(one[1]),
+      )
+      if row['confused']
+    ],
     figure4=figure_files.for_page(experiments, list(figure_files.FIGURE_4)),
   )
+
+
+def _order(experiment: Experiment) -> tuple[bool, float]:
+  """Sorts the paper's unchanged network and longer trainings first."""
+  changed = experiment.network not in answers.PAPERS
+  return changed, -float(answers.epochs_of(experiment) or 0)
 
 
 def _panels(experiment: Experiment, name: str) -> list[str]:
