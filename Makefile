@@ -24,7 +24,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
 	  -m 'not long' --durations=10
 
-# The tests that take longest: about eleven minutes on two cores.
+# The tests that take longest: about twelve minutes on two cores.
 test-long: $(VENV)/.test
 	$(BIN)/python -m pytest -q -n 2 -m long
 
