@@ -39,7 +39,7 @@ one() { # NAME SEED ARGUMENT...
   name="$1" seed="$2"
   shift 2
   run="imagenette127-$name" config="paper/$name.py:imagenette127"
-  [ "$name" != full ] || run=imagenette-full config=paper/base.py:imagenette
+  [ "$name" != full ] || run=imagenette227-base config=paper/base.py:imagenette227
   workdir="runs/$run/$seed"
   mkdir -p "$workdir"
   [ "$(date +%s)" -lt "$END" ] || return 0

@@ -26,7 +26,8 @@ from alexnet_jax.model.layer_types import LRN
 from alexnet_jax.model.summary import layer_table
 from configs.paper import base
 
-DATA = ('imagenet', 'imagenette', 'imagenette127', 'cifar10', 'digits')
+DATA = ('imagenet', 'imagenette', 'imagenette227', 'imagenette127', 'cifar10',
+        'digits')  # fmt: skip
 # What each config in configs/paper changes in its base.
 CHANGES = {
   'base': {},

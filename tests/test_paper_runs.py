@@ -68,7 +68,7 @@ def test_each_run_once_and_its_files(clone):
   assert '--mode=eval' in crops['of']
   base = json.loads((results / 'imagenette127-base/2/results.json').read_text())
   assert '--mode=eval' not in base['of']
-  assert (results / 'imagenette-full/0/conv1.png').exists()
+  assert (results / 'imagenette227-base/0/conv1.png').exists()
   # Finished runs are not repeated.
   assert run(clone, '1', '3').returncode == 0
   assert commands(clone) == first
