@@ -24,7 +24,7 @@ import pathlib
 import signal
 import sys
 
-from alexnet_jax.cli.command import Parser, run
+from alexnet_jax.cli.command import Parser, run, run_name
 from alexnet_jax.cli.errors import UserError
 
 
@@ -66,9 +66,7 @@ def main(argv: list[str]) -> None:
   # ml_collections takes a moment to import; --help should not wait for it.
   from alexnet_jax.report import learning_rate_search
 
-  path, _, argument = flags.config.partition(':')
-  name = pathlib.Path(path).stem + (f'_{argument}' if argument else '')
-  prefix = flags.workdir or pathlib.Path('runs') / name
+  prefix = flags.workdir or pathlib.Path('runs') / run_name(flags.config)
 
   def command(rate: float) -> tuple[list[str], pathlib.Path]:
     workdir = pathlib.Path(f'{prefix}-{rate:g}') / str(flags.seed)

@@ -147,10 +147,9 @@ def _is_of_workdir() -> bool:
 
 def _run_name() -> str:
   """The config's name and argument; without --config that of the workdir."""
-  path, _, argument = _config_file().partition(':')
   if _is_of_workdir():
-    return pathlib.Path(argument).name
-  return pathlib.Path(path).stem + (f'_{argument}' if argument else '')
+    return pathlib.Path(_config_file().partition(':')[2]).name
+  return command.run_name(_config_file())
 
 
 def _workdir_names(names: str) -> list[str]:

@@ -59,6 +59,17 @@ _MACHINE_FLAGS = (
 )
 
 
+def run_name(config: str) -> str:
+  """Returns the name of a config's workdir in `runs`.
+
+  Example:
+    >>> run_name('configs/paper/base.py:imagenette')
+    'base_imagenette'
+  """
+  path, _, argument = config.partition(':')
+  return pathlib.Path(path).stem + (f'_{argument}' if argument else '')
+
+
 def typed() -> str | None:
   """Returns the command line of this process, for others to repeat.
 
