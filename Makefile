@@ -53,7 +53,7 @@ chaos-gcs: $(VENV)/.test
 parity: $(VENV)/.test
 	$(BIN)/python tests/parity.py
 
-# Compiles for TPU slices without a TPU: installs libtpu and takes about ten
+# Compiles for TPU slices without a TPU: installs libtpu and takes about twelve
 # minutes on two cores. Prints two rows of docs/preflight.md's table.
 test-tpu: $(VENV)/.test $(VENV)/.tpu
 	$(BIN)/python -m pytest -q -s -m 'not long' tests/tpu_compile.py

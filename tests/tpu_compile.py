@@ -1,7 +1,6 @@
 """Preflight for TPU slices, without a TPU (`make test-tpu`).
 
-Prints two rows of docs/preflight.md's table at the end. All of them, in about
-fifteen minutes on two cores:
+Prints two rows of docs/preflight.md's table at the end. All of them:
 
   python -m pytest -q -s tests/tpu_compile.py -k parallelism
 """
