@@ -18,6 +18,7 @@ from alexnet_jax.report import (
   page,
   runs,
   tables,
+  views,
 )
 from alexnet_jax.report import experiments as experiments_lib
 
@@ -439,6 +440,41 @@ def test_a_row_says_that_a_run_resumed_and_where(copy):
   text = f'seed 1 resumed 2 times; seed 2 resumed 1 time, on {one}, then {gpu}'
   assert f'| 0, 1, 2, 3 ({text}) |' in tables.markdown(found)
   assert text in page.html(found)
+
+
+@pytest.mark.parametrize('stopped', ['', None, 1, [], {}])
+def test_an_invalid_reason_for_a_stop_is_no_stop(copy, stopped):
+  folder = copy('fig1-0.1/0')
+  (folder / 'results.json').write_text(json.dumps({'stopped': stopped}))
+  (experiment,) = experiments(folder)
+  assert any('top1_error' in text for text in experiment.runs[0].problems)
+  assert '| excluded |' in tables.markdown([experiment])
+
+
+def test_marks_of_intervals_are_inside_their_axis(copy):
+  """However large the changes are; differences share one axis."""
+  light = {'data.lighting': 'sqrt_eigenvalue'}
+  changes = {
+    'base': ({}, (0.1, 0.2)),
+    'no_lrn': ({'model.ablations': ['no_lrn']}, (0.9, 0.3)),
+    'dark': ({'data.lighting': 'none'}, (0.11, 0.21)),
+  }
+  for name, (config, errors) in changes.items():
+    for seed, error in enumerate(errors):
+      folder = copy(f'{name}/{seed}', {**light, **config, 'seed': seed},
+                    {'seed': seed, 'top1_error': error})  # fmt: skip
+  rows = views.context(experiments(folder.parent.parent))['answered']
+  plots = {row['claim'].what: row['plot'] for row in rows}
+  assert len(plots) == 2
+  for plot in plots.values():
+    assert all(0 <= place <= 100 for place in plot.values())
+    assert plot['low'] <= plot['mean'] <= plot['high']
+  lrn, lighting = plots['Without LRN'], plots['Without PCA lighting']
+  assert lrn['unchanged'] == lighting['unchanged']
+  # +80 and +10 points: 45, and t (12.7) times 35; +1 in both seeds.
+  assert lrn['high'] - lrn['low'] > 80
+  assert lighting['high'] - lighting['low'] < 0.1
+  assert 0 < lighting['mean'] - lighting['unchanged'] < 1
 
 
 def test_a_run_with_other_classes_than_most_is_excluded(copy):

@@ -93,7 +93,6 @@ def _save(draw: Draw, size, ink: str, file, **options) -> None:
 
 
 PANEL_SIZE = (4.6, 2.9)
-_NAMES = {'train': 'training', 'validation': 'validation'}
 # The fields that panels show, with the labels of their axes.
 PANELS = {'loss': 'cross-entropy (nats)', 'top1_error': 'top-1 error (%)'}
 
@@ -149,13 +148,14 @@ def comparison(unchanged: Experiment, changed: Experiment, split: str) -> Draw:
 
   def draw(figure: Figure) -> None:
     axes = figure.subplots()
+    name_of = {'train': 'training', 'validation': 'validation'}
     for experiment, color, style, name in (
       (unchanged, _BLUE, '-', unchanged.name),
       (changed, _ORANGE, '--', changed.name),
     ):
       _band(axes, [getattr(run, split) for run in experiment.runs],
             style, color=color, label=name)  # fmt: skip
-    axes.set(xlabel='epoch', ylabel=f'{_NAMES[split]} top-1 error (%)')
+    axes.set(xlabel='epoch', ylabel=f'{name_of[split]} top-1 error (%)')
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.legend(loc='upper right')

@@ -96,7 +96,7 @@ def write_stopped(
 
 def _is_complete(workdir: pathlib.Path) -> bool:
   path = workdir / 'results.json'
-  return path.exists() and 'stopped' not in reading.read_object(path, [])
+  return path.exists() and not reading.stopped(reading.read_object(path, []))
 
 
 def _sleep(process: subprocess.Popen) -> None:
@@ -112,7 +112,7 @@ def _sleep(process: subprocess.Popen) -> None:
 def _start(command: list[str], workdir: pathlib.Path) -> subprocess.Popen:
   workdir.parent.mkdir(parents=True, exist_ok=True)
   if not _is_complete(workdir):
-    (workdir / 'results.json').unlink(missing_ok=True)  # It goes on.
+    (workdir / 'results.json').unlink(missing_ok=True)  # The run resumes.
   with _log(workdir).open('a') as file:
     return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
 

@@ -105,7 +105,7 @@ def read_results(
   that a search stopped has no scores.
   """
   results = read_object(path, problems)
-  if not results or 'stopped' in results:
+  if not results or stopped(results):
     return results
   for name, bounds in _SCORES.items():
     value = results.get(name, 'missing')
@@ -134,6 +134,17 @@ def read_results(
         'config.json'
       )
   return results
+
+
+def stopped(results: dict[str, Any]) -> str:
+  """Returns why a search stopped a run, in words; empty if none did.
+
+  Example:
+    >>> stopped({'stopped': 'another is faster'}), stopped({'loss': 0.1})
+    ('another is faster', '')
+  """
+  reason = results.get('stopped')
+  return reason if isinstance(reason, str) else ''
 
 
 def _wrong_field(config: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ class Run:
   @property
   def stopped(self) -> str:
     """Why a search stopped it, in words; empty if it was not stopped."""
-    return reading.text(self.results.get('stopped', ''))
+    return reading.stopped(self.results)
 
   @property
   def resumed(self) -> str:
@@ -159,8 +159,8 @@ def read(path: pathlib.Path) -> Run:
   validation: logs.Lines = []
   if 'members' not in config:  # An ensemble has no log of its own.
     train, validation = logs.read_log(path / 'metrics.jsonl', problems)
-  stopped = 'stopped' in results
-  if not stopped and (problem := logs.unfinished(config, train)):
+  problem = logs.unfinished(config, train)
+  if problem and not reading.stopped(results):
     problems.append(problem)
   parent, name = path.resolve().parent.name, path.resolve().name
   return Run(

@@ -41,7 +41,8 @@ def summary(experiments: Sequence[Experiment]) -> str:
     and not e['network'].startswith('narrow_')
   ] + [
     (f'{row["claim"].what} ({row["claim"].source})',
-     _top1(row['claim'].published), _top1(row['ours']), row['verdict'],
+     _top1(row['claim'].published), _top1(row['ours']),
+     'n/a' if row['verdict'] == '-' else row['verdict'],
      row['conditions'], row['num_seeds'])
     for row in shown['answered']
   ]  # fmt: skip

@@ -1,8 +1,8 @@
 """What the page and the Markdown tables show, as text."""
 
+import dataclasses
 import hashlib
 import json
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -33,6 +33,7 @@ def context(experiments: Sequence[Experiment]) -> dict[str, Any]:
     for i, answer in enumerate(claim.answers(experiments) or [_UNANSWERED])
   ]
   measured = [row for row in rows if row['runs']]
+  _add_plots(measured)
   return {
     'measured': measured,
     'answered': [row for row in measured if row['plot']],
@@ -63,8 +64,11 @@ def _claim(claim: claims.Claim, answer: Answer, number: int) -> dict[str, Any]:
     'note': note + (f' Here: {answer.note}.' if answer.note else ''),
     'conditions': answer.dataset + epochs,
     'compared': answer.compared,
-    # The changed and the unchanged one, unless they have one log.
-    'compared_experiments': tuple(e for e, _ in answer.experiments)
+    # The changed and the unchanged seeds, unless they have one log.
+    'compared_experiments': tuple(
+      Experiment(e.name, tuple(run for run in e.scored if run.seed in seeds))
+      for e, seeds in answer.experiments
+    )
     if answer.compared and not _same_log(answer)
     else (),
     **_judged(claim, answer),
@@ -88,7 +92,7 @@ def _judged(claim: claims.Claim, answer: Answer) -> dict[str, Any]:
   found = verdicts.interval(changes)
   if not changes:
     return {'mean': '-', 'interval': '-', 'verdict': '-', 'needed': '',
-            'plot': None}  # fmt: skip
+            'measured': None}  # fmt: skip
   unchanged = expected.unchanged if expected else 0.0
   word = verdicts.verdict(changes, expected) if expected else '-'
   sign = '' if unchanged else '+'
@@ -101,40 +105,49 @@ def _judged(claim: claims.Claim, answer: Answer) -> dict[str, Any]:
     'needed': verdicts.seeds_to_tell(changes, unchanged)
     if word == verdicts.CANNOT_TELL
     else '',
-    'plot': _plot(found, expected) if found else None,
+    'measured': found,
   }
 
 
-# The axis of an interval's plot, in points.
-_AXIS = (-3.0, 6.0)
+def _add_plots(rows: Sequence[dict[str, Any]]) -> None:
+  """Adds `plot` to rows: the places of an interval's marks; None without one.
 
-
-def _plot(
-  found: verdicts.Interval, expected: verdicts.Expected | None
-) -> dict[str, float | None]:
-  """Returns places on the axis, in percent of its length.
-
-  All differences share one axis; a ratio's goes from 0 to what it must show.
+  They are in percent of the axis. All differences share one axis; a ratio's
+  begins at 0.
   """
+  marks = [_marks(row['claim'].expected, row['measured']) for row in rows]
+  shared = [
+    place for one in marks if not one.get('unchanged') for place in one.values()
+  ]
+  for row, one in zip(rows, marks, strict=True):
+    ends = [0.0, *one.values()] if one.get('unchanged') else shared
+    row['plot'] = _places(one, min(ends), max(ends)) if one else None
+
+
+def _marks(
+  expected: verdicts.Expected | None, found: verdicts.Interval | None
+) -> dict[str, float]:
+  """Returns the values that are drawn of an interval; empty without one."""
+  if not found:
+    return {}
   unchanged = expected.unchanged if expected else 0.0
-  claimed = expected.low if expected and math.isfinite(expected.low) else None
-  first, last = _AXIS
-  if unchanged:
-    first, last = 0.0, 1.1 * max(found.high, claimed or 0.0)
+  marks = {**dataclasses.asdict(found), 'unchanged': unchanged}
+  # A claim without a number has only a direction.
+  if expected and expected.low != unchanged:
+    marks['claimed'] = expected.low
+  return marks
 
-  def place(value: float) -> float:
-    inside = min(max(value, first), last)
-    return round(100 * (inside - first) / (last - first), 2)
 
-  low = place(found.low)
-  return {
-    'unchanged': place(unchanged),
-    'low': low,
-    'width': round(place(found.high) - low, 2),
-    'mean': place(found.mean),
-    # A claim without a number has none.
-    'claimed': None if claimed in (None, unchanged) else place(claimed),
+def _places(
+  marks: dict[str, float], first: float, last: float
+) -> dict[str, float | None]:
+  margin = 0.05 * (last - first) or 1.0
+  length = last - first + 2 * margin
+  places = {
+    name: round(100 * (value - first + margin) / length, 2)
+    for name, value in marks.items()
   }
+  return {'claimed': None, **places}
 
 
 def seeds_text(seeds: Sequence[Any]) -> str:
