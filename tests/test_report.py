@@ -520,6 +520,22 @@ def test_ten_crops_of_another_checkpoint_are_not_compared(copy):
   assert answer.number == '-2.0 / +0.0'
 
 
+def test_a_difference_says_what_both_of_its_runs_have(copy):
+  """Ten crops, or a part that both lack."""
+  cifar = {'model.name': 'cifar10_local', 'data.name': 'cifar10'}
+  bare = {**cifar, 'model.ablations': ['no_lrn']}
+  folders = [
+    copy(f'{name}_{crops}/0', config, {'crops': crops})
+    for name, config in (('lrn', cifar), ('bare', bare))
+    for crops in (1, 10)
+  ]
+  for claim, found in (
+    (('section 3.3', 'CIFAR-10'), ['cifar10', 'cifar10, ten crops']),
+    (('section 4.1', 'Ten crops'), ['cifar10', 'cifar10, no_lrn']),
+  ):
+    assert sorted(a.dataset for a in answers(*claim, *folders)) == found
+
+
 def test_a_learning_rate_that_one_seed_missed_is_not_the_fastest(copy):
   net = {'model.name': 'cifar10_relu', 'data.name': 'cifar10'}
   folders = [

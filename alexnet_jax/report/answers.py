@@ -16,7 +16,7 @@ class Answer:
 
   Attributes:
     number: the result: errors, differences in points, or a ratio.
-    dataset: its name.
+    dataset: its name, and what else of the unchanged network is unusual.
     epochs: how long the networks were trained; empty if unknown.
     experiments: those used, each with the seeds that count.
     compared: of a difference: the errors changed and unchanged, then the
@@ -224,7 +224,7 @@ def difference(
       found.append(
         Answer(
           ' / '.join(map(_with_spread, (of_top1, of_top5))),
-          base.data_name,
+          _conditions(base),
           epochs_of(base),
           ((other, seeds), (base, seeds)),
           tuple(
@@ -238,6 +238,12 @@ def difference(
     return found
 
   return answers
+
+
+def _conditions(base):
+  """Returns its dataset, and what else of it is unusual."""
+  parts = [base.data_name, *base.config['model.ablations']]
+  return ', '.join(parts + ['ten crops'] * (base.crops == 10))
 
 
 def _digest(run):
