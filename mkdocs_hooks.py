@@ -23,14 +23,16 @@ NO_REFERENCE = {'__main__', '_packaged'}
 
 def on_config(config):
   """Adds the packages' pages to the navigation."""
-  pages = [{name: f'reference/{name}.md'} for name in ('alexnet_jax', *rooms())]
+  pages = [
+    {name: f'reference/{name}.md'} for name in ('alexnet_jax', *packages())
+  ]
   config.nav.insert(-1, {'Reference': pages})
   return config
 
 
 def on_files(files, config):
   """Adds a page for each linked file outside docs/, and the reference."""
-  made = {f'reference/{room}.md': reference(room) for room in rooms()}
+  made = {f'reference/{name}.md': reference(name) for name in packages()}
   made['reference/alexnet_jax.md'] = '# alexnet_jax\n\n::: alexnet_jax\n'
   waiting = sorted(DOCS.glob('*.md'))
   while waiting:
@@ -73,7 +75,11 @@ def on_post_page(output, page, **unused):
       return match[0]
     return match[1] + re.sub(r'\.md$', '.html', uri(path))
 
-  return re.sub(r'(<a href=")([^"#]+)', on_site, output)
+  output = re.sub(r'(<a href=")([^"#]+)', on_site, output)
+  # Tables of text scroll, as in a terminal.
+  wide = 'white-space: pre !important; overflow-x: auto'
+  style = f'<style>.jp-OutputArea-output pre {{{wide}}}</style>'
+  return output.replace('</head>', f'{style}</head>')
 
 
 def target(folder, link):
@@ -112,21 +118,23 @@ def content(path):
   return f'# {name}\n\n````python linenums="1"\n{path.read_text()}````\n'
 
 
-def rooms():
+def packages():
   """Returns the names of the packages in alexnet_jax/."""
   return sorted(
     path.parent.name for path in ROOT.glob('alexnet_jax/*/__init__.py')
   )
 
 
-def reference(room):
+def reference(package):
   """Returns the Markdown of the reference of a package."""
   modules = sorted(
     '.'.join(path.relative_to(ROOT).with_suffix('').parts)
-    for path in ROOT.glob(f'alexnet_jax/{room}/**/*.py')
+    for path in ROOT.glob(f'alexnet_jax/{package}/**/*.py')
     if not path.stem.startswith('_')
   )
-  return f'# alexnet_jax.{room}\n\n' + ''.join(f'::: {m}\n\n' for m in modules)
+  return f'# alexnet_jax.{package}\n\n' + ''.join(
+    f'::: {m}\n\n' for m in modules
+  )
 
 
 class Fences(griffe.Extension):
@@ -142,19 +150,30 @@ class Fences(griffe.Extension):
 SECTIONS = re.compile(r'(Args|Attributes|Raises|Returns|Yields):\n')
 
 
+BULLET = re.compile(r'[-*] |\d+\. ')
+
+
 def fenced(docstring):
   """Returns a docstring with fences around its formulas and examples."""
+  docstring = re.sub(r'(?<=[^\n])\n(?=\s*- )', _blank_before, docstring)
   blocks = re.split(r'\n(?=\S)', docstring)
-  return '\n'.join(
-    block if SECTIONS.match(block) else _fenced(block) for block in blocks
-  )
+  return '\n'.join(map(_fenced, blocks))
+
+
+def _blank_before(match):
+  """Separates a list from the paragraph before it, as Markdown needs."""
+  before = match.string[: match.start()].rsplit('\n', 1)[-1]
+  in_list = BULLET.match(before.strip()) or before.startswith(' ' * 6)
+  return '\n' if in_list else '\n\n'
 
 
 def _fenced(block):
   """Fences what is indented in a line of text and all that follows it."""
   first, _, rest = block.partition('\n')
   code = textwrap.dedent(rest).strip('\n')
-  if not code:
+  if not code or SECTIONS.match(block):
     return block
+  if BULLET.match(first):  # A line of the list, continued.
+    return f'{first}\n{textwrap.indent(code, "    ")}'
   language = 'pycon' if '>>>' in code else 'text'
   return f'{first}\n\n```{language}\n{code}\n```\n'

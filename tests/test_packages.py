@@ -1,4 +1,7 @@
-"""The packages of alexnet_jax: a lower one never imports an upper one."""
+"""The packages of alexnet_jax: a lower one never imports an upper one.
+
+`python tests/test_packages.py` prints the tree of docs/architecture.md.
+"""
 
 import ast
 import pathlib
@@ -10,7 +13,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent / 'alexnet_jax'
 
 # From the lowest up. A package may import those before it.
-ROOMS = (
+PACKAGES = (
   'cli', 'plots', 'model', 'config', 'data', 'learning', 'runs', 'pretrained',
   'evaluate', 'train',
 )  # fmt: skip
@@ -43,14 +46,41 @@ def imports(path):
         yield rest
 
 
-def room_of(path):
+def phrase(path):
+  """The first line of a file's docstring."""
+  doc = ast.get_docstring(ast.parse(path.read_text()))
+  return doc.splitlines()[0].rstrip('.')
+
+
+def tree():
+  """All files of the package, from the lowest up, each with its phrase."""
+  lines = []
+  for package in (*PACKAGES[:-2], 'preflight', 'report', ''):
+    folder = ROOT / package
+    heading = f'`{package}/`' if package else 'The top'
+    lines += [f'**{heading}**: {phrase(folder / "__init__.py")}', '']
+    for path in sorted(folder.glob('**/*.py' if package else '*.py')):
+      if path != folder / '__init__.py':
+        name = path.relative_to(folder)
+        link = f'../{path.relative_to(ROOT.parent)}'
+        lines.append(f'- [{name}]({link}): {phrase(path)}')
+    lines.append('')
+  return '\n'.join(lines)
+
+
+def test_the_documents_tree_has_every_file():
+  document = (ROOT.parent / 'docs/architecture.md').read_text()
+  assert tree() in document, 'paste what `python tests/test_packages.py` prints'
+
+
+def package_of(path):
   return path.relative_to(ROOT).with_suffix('').parts[0]
 
 
-@pytest.mark.parametrize('room', ROOMS)
-def test_a_lower_package_imports_no_upper_one(room):
-  below = {*ROOMS[: ROOMS.index(room) + 1], '__version__'}
-  paths = [p for p in ROOT.rglob('*.py') if room_of(p) == room]
+@pytest.mark.parametrize('package', PACKAGES)
+def test_a_lower_package_imports_no_upper_one(package):
+  below = {*PACKAGES[: PACKAGES.index(package) + 1], '__version__'}
+  paths = [p for p in ROOT.rglob('*.py') if package_of(p) == package]
   assert paths
   for path in paths:
     for name in imports(path):
@@ -61,7 +91,7 @@ def test_the_top_holds_commands_and_the_two_programs():
   there = {path.stem for path in ROOT.glob('*.py')} - {'__init__'}
   packages = {path.parent.name for path in ROOT.glob('*/*.py')}
   programs = {'train', 'evaluate'}
-  assert there | packages == COMMANDS | programs | set(ROOMS)
+  assert there | packages == COMMANDS | programs | set(PACKAGES)
   assert there <= COMMANDS | programs
   for command in COMMANDS:
     path = ROOT / f'{command}.py'
@@ -71,17 +101,17 @@ def test_the_top_holds_commands_and_the_two_programs():
 
 
 @pytest.mark.parametrize(
-  ('room', 'forbidden'),
+  ('package', 'forbidden'),
   [
     ('model', ('tensorflow', 'orbax')),
     ('learning', ('tensorflow', 'orbax')),
     ('cli', ('tensorflow', 'orbax', 'jax', 'flax')),
   ],
 )
-def test_what_a_package_does_without(room, forbidden):
+def test_what_a_package_does_without(package, forbidden):
   modules = [
     '.'.join(('alexnet_jax', *path.relative_to(ROOT).with_suffix('').parts))
-    for path in (ROOT / room).glob('*.py')
+    for path in (ROOT / package).glob('*.py')
   ]
   subprocess.run(
     [
@@ -93,3 +123,7 @@ def test_what_a_package_does_without(room, forbidden):
     ],
     check=True,
   )
+
+
+if __name__ == '__main__':
+  print(tree())
