@@ -1,6 +1,7 @@
 """Files and folders that the user names, local or on gs://."""
 
 import contextlib
+import errno
 import importlib.util
 import io
 import os
@@ -104,8 +105,36 @@ def local_file(path: epath.Path) -> Iterator[str]:
     yield str(copy)
 
 
+def sync(path: Any) -> None:
+  """Puts a file or folder on the disk: a power cut then leaves it as it is.
+
+  A new name is on the disk when its folder is. Nothing happens on gs://, where
+  what is written stays.
+
+  Args:
+    path: local or on gs://.
+
+  Raises:
+    OSError: the disk failed.
+
+  Example:
+    >>> sync(tempfile.gettempdir())
+  """
+  if '://' in os.fspath(path):
+    return
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  except OSError as error:
+    # Some network file systems do not sync folders.
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+      raise
+  finally:
+    os.close(descriptor)
+
+
 def write_text(path: epath.Path, text: str) -> None:
-  """Writes a text file, local or on gs://, atomically.
+  """Writes a text file, local or on gs://, atomically, and puts it on the disk.
 
   Raises:
     StorageError: it cannot be written; the old file is unchanged.
@@ -113,13 +142,15 @@ def write_text(path: epath.Path, text: str) -> None:
   temporary = path.parent / f'.{path.name}.tmp'
   try:
     temporary.write_bytes(text.encode())
+    sync(temporary)
     temporary.replace(path)
+    sync(path.parent)
   except OSError as error:
     raise StorageError(f'cannot write {path}: {error}') from error
 
 
 def write_file(path: str, write: Callable[[IO[bytes]], Any]) -> None:
-  """Writes a binary file, local or on gs://, atomically.
+  """Writes a binary file, local or on gs://, as `write_text` does.
 
   Args:
     path: the path of the file.
@@ -137,7 +168,9 @@ def write_file(path: str, write: Callable[[IO[bytes]], Any]) -> None:
   try:
     with temporary.open('wb') as file:
       write(file)
+    sync(temporary)
     os.replace(temporary, path)
+    sync(temporary.parent)
   except (OSError, RuntimeError) as error:  # PyTorch's is a RuntimeError.
     raise StorageError(f'cannot write {path}: {error}') from error
   finally:

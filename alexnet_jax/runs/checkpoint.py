@@ -13,6 +13,7 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from alexnet_jax.cli.errors import StorageError
+from alexnet_jax.cli.files import sync
 from alexnet_jax.cli.terminal import warn
 from alexnet_jax.learning.steps import TrainState
 from alexnet_jax.runs import digests, intact
@@ -123,6 +124,9 @@ class Checkpoints:
     """Waits until everything is on disk."""
     with storage_errors('save a checkpoint', self._workdir):
       self._manager.wait_until_finished()
+      # The names of the checkpoint and of its folders.
+      for folder in (self._folder, self._workdir, self._workdir.parent):
+        sync(folder)
 
   def close(self) -> None:
     """Waits until everything is on disk, and stops Orbax's threads."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 from etils import epath
 
 from alexnet_jax.cli.errors import StorageError
-from alexnet_jax.cli.files import write_text
+from alexnet_jax.cli.files import sync, write_text
 from alexnet_jax.plots.kernels import kernel_grid
 
 
@@ -69,6 +69,8 @@ class Writer:
       self._metrics.open('a') as file,
     ):
       file.write(text)
+    with _storage(f'write {self._metrics}'):
+      sync(self._metrics)
     with self._events_at(step):
       for name, value in values.items():
         tf.summary.scalar(f'{split}/{name}', value)
