@@ -1,6 +1,8 @@
 """Which checkpoints are used, and what happens to corrupt ones."""
 
 import dataclasses
+import errno
+import os
 import pathlib
 import random
 import re
@@ -14,6 +16,7 @@ import pytest
 from etils import epath
 
 from alexnet_jax.cli.errors import StorageError, UserError
+from alexnet_jax.cli.files import sync
 from alexnet_jax.learning import metrics, steps
 from alexnet_jax.runs import checkpoint, digests
 from alexnet_jax.runs.intact import saved_steps
@@ -286,3 +289,24 @@ def test_scores_survive_and_their_damage_is_noticed(workdir):
   assert digests.faults(folder) == [
     'digests.json has changed since it was saved (SHA-256)'
   ]
+
+
+@pytest.mark.parametrize('number', [errno.EACCES, errno.EINVAL, errno.EIO])
+def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number):
+  """As one that the user may not read, which holds the workdir."""
+
+  def fail(*_):
+    raise OSError(number, os.strerror(number))
+
+  file = tmp_path / 'file'
+  file.touch()
+  for name in ('open', 'fsync'):
+    with monkeypatch.context() as patch:
+      patch.setattr(os, name, fail)
+      if number == errno.EIO:
+        with pytest.raises(OSError, match='Input/output'):
+          sync(tmp_path)
+      else:
+        sync(tmp_path)
+      with pytest.raises(OSError, match=re.escape(os.strerror(number))):
+        sync(file)

@@ -109,7 +109,8 @@ def sync(path: Any) -> None:
   """Puts a file or folder on the disk: a power cut then leaves it as it is.
 
   A new name is on the disk when its folder is. Nothing happens on gs://, where
-  what is written stays.
+  what is written stays, and to a folder that the user may not read or whose
+  file system does not sync folders.
 
   Args:
     path: local or on gs://.
@@ -122,15 +123,30 @@ def sync(path: Any) -> None:
   """
   if '://' in os.fspath(path):
     return
-  descriptor = os.open(path, os.O_RDONLY)
   try:
-    os.fsync(descriptor)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
   except OSError as error:
-    # Some network file systems do not sync folders.
-    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+    failed = error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT)
+    if failed or not os.path.isdir(path):
       raise
-  finally:
-    os.close(descriptor)
+
+
+def sync_all(folder: epath.Path) -> None:
+  """Does the same for a folder and all that is in it.
+
+  Raises:
+    OSError: the disk failed.
+  """
+  if '://' in os.fspath(folder):
+    return
+  for path, _, names in os.walk(folder):
+    for name in names:
+      sync(os.path.join(path, name))
+    sync(path)
 
 
 def write_text(path: epath.Path, text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from alexnet_jax.cli.files import sync, write_text
+from alexnet_jax.cli.files import sync_all, write_text
 
 FILE = 'digests.json'
 
@@ -35,7 +35,7 @@ def seal(folder: epath.Path, preprocessing: epath.Path) -> None:
     preprocessing: path of the run's preprocessing.json, which may not exist.
   """
   files = {name: _digest(path) for name, path in _files(folder) if '/' in name}
-  _sync(folder)  # Before it gets its name.
+  sync_all(folder)  # Before it gets its name.
   other = _digest(preprocessing) if preprocessing.exists() else None
   _write(folder, {'files': files, 'preprocessing': other, 'scores': None})
 
@@ -142,13 +142,6 @@ def _digest(path: epath.Path) -> list[Any]:
       size += len(block)
       digest.update(block)
   return [size, digest.hexdigest()]
-
-
-def _sync(folder: epath.Path) -> None:
-  """Puts all files and folders of a folder on the disk."""
-  for path in folder.iterdir():
-    _sync(path) if path.is_dir() else sync(path)
-  sync(folder)
 
 
 def _files(folder: epath.Path, prefix: str = '') -> Iterator[tuple[str, Any]]:
