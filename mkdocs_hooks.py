@@ -17,8 +17,6 @@ from mkdocs.structure.files import File
 ROOT = pathlib.Path(__file__).parent
 DOCS = ROOT / 'docs'
 LINK = re.compile(r'(\]\()([^)#:\s]+)')
-# Without arguments these run what they are named after.
-NO_REFERENCE = {'__main__', '_packaged'}
 
 
 def on_config(config):
@@ -148,8 +146,6 @@ class Fences(griffe.Extension):
 
 # Their entries are indented, too.
 SECTIONS = re.compile(r'(Args|Attributes|Raises|Returns|Yields):\n')
-
-
 BULLET = re.compile(r'[-*] |\d+\. ')
 
 

@@ -36,21 +36,21 @@ class AlexNet(nn.Module):
   @nn.compact
   def __call__(self, x, train=False):  # [N, 227, 227, 3]
     """Returns the logits of images, [N, num_classes]."""
-    x = conv(96, 11, 'conv1', bias=0, padding=0, strides=4)(x)
-    x = max_pool(lrn(nn.relu(x)))  # 3.1: ReLU. [N, 55, 55, 96], [N, 27, 27, 96]
-    x = conv(256, 5, 'conv2', bias=1, padding=2, groups=2)(x)
-    x = max_pool(lrn(nn.relu(x)))  # [N, 27, 27, 256], then [N, 13, 13, 256]
-    x = nn.relu(conv(384, 3, 'conv3', bias=0, padding=1)(x))  # [N, 13, 13, 384]
-    x = conv(384, 3, 'conv4', bias=1, padding=1, groups=2)(x)
+    x = conv(96, 11, 'conv1', bias=0, pad=0, strides=4)(x)  # [N, 55, 55, 96]
+    x = max_pool(lrn(nn.relu(x)))  # [N, 27, 27, 96]. Section 3.1: ReLU
+    x = conv(256, 5, 'conv2', bias=1, pad=2, groups=2)(x)  # [N, 27, 27, 256]
+    x = max_pool(lrn(nn.relu(x)))  # [N, 13, 13, 256]
+    x = nn.relu(conv(384, 3, 'conv3', bias=0, pad=1)(x))  # [N, 13, 13, 384]
+    x = conv(384, 3, 'conv4', bias=1, pad=1, groups=2)(x)  # [N, 13, 13, 384]
     x = nn.relu(x)  # [N, 13, 13, 384]
-    x = conv(256, 3, 'conv5', bias=1, padding=1, groups=2)(x)
-    x = max_pool(nn.relu(x))  # [N, 13, 13, 256], then [N, 6, 6, 256]
+    x = conv(256, 3, 'conv5', bias=1, pad=1, groups=2)(x)  # [N, 13, 13, 256]
+    x = max_pool(nn.relu(x))  # [N, 6, 6, 256]
     x = x.reshape(len(x), -1)  # [N, 9216]
     x = nn.relu(nn.Dense(4096, name='fc6', **initial(1))(x))  # [N, 4096]
     # 4.2 halves the outputs in tests. Here training doubles those that stay.
-    x = nn.Dropout(0.5, deterministic=not train)(x)
+    x = nn.Dropout(0.5, deterministic=not train)(x)  # [N, 4096]
     x = nn.relu(nn.Dense(4096, name='fc7', **initial(1))(x))  # [N, 4096]
-    x = nn.Dropout(0.5, deterministic=not train)(x)
+    x = nn.Dropout(0.5, deterministic=not train)(x)  # [N, 4096]
     return nn.Dense(self.num_classes, name='fc8', **initial(0))(x)
 
 
@@ -62,9 +62,9 @@ def initial(bias):
   }
 
 
-def conv(kernels, size, name, bias, padding, strides=1, groups=1):
+def conv(kernels, size, name, bias, pad, strides=1, groups=1):
   """Section 3.2: with two groups, half of the kernels see half of the maps."""
-  shape = kernels, (size, size), strides, padding
+  shape = kernels, (size, size), strides, pad
   return nn.Conv(*shape, feature_group_count=groups, name=name, **initial(bias))
 
 
