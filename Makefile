@@ -10,7 +10,7 @@ comma := ,
 # The environment is updated when one of these files changes.
 PINS := setup.cfg requirements.txt requirements-pinned.txt
 
-.PHONY: train test test-long report chaos chaos-gcs parity test-latest test-tpu test-gpu-compile test-browser test-tour docs lint format bench venv clean
+.PHONY: train test test-long report chaos chaos-gcs chaos-long parity test-latest test-tpu test-gpu-compile test-browser test-tour docs lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -47,6 +47,11 @@ chaos: $(VENV)/.test
 # about 40 minutes on two cores. Prints the table of docs/survival.md for gs://.
 chaos-gcs: $(VENV)/.test
 	$(BIN)/python tests/chaos_gcs.py
+
+# A thousand kills: about an hour on two cores. Writes a log and a table to
+# build/chaos-long; called again, it continues.
+chaos-long: $(VENV)/.test
+	$(BIN)/python tests/chaos_long.py
 
 # Compares each network with PyTorch: about two minutes on two cores. Prints the
 # table of docs/networks.md.

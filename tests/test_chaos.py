@@ -1,9 +1,10 @@
-"""The short form of `make chaos`."""
+"""The short form of `make chaos` and `make chaos-long`."""
 
 import pathlib
 import signal
 
 import chaos
+import chaos_long
 import pytest
 import zygote
 
@@ -28,13 +29,17 @@ def uninterrupted(suite):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-  ('number', 'times'), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)]
-)
-def test_signals_at_random_times(suite, uninterrupted, number, times):
+def test_a_signal_at_a_random_time(suite, uninterrupted):
   row = chaos.Row('')
-  suite.signalled(row, times, number, uninterrupted)
-  assert row.survived == times
+  suite.signalled(row, 1, signal.SIGTERM, uninterrupted)
+  assert row.survived == 1
+
+
+@pytest.mark.long
+def test_kills_as_old_checkpoints_are_deleted(tmp_path):
+  line = chaos_long.Trials(tmp_path).trial(5)
+  assert 'deleted' in line['moment']
+  assert line['passed'], line['error']
 
 
 @pytest.mark.long

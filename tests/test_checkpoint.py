@@ -182,6 +182,22 @@ def test_leftovers_of_interrupted_saves_are_removed(workdir):
     assert left == {'3', '5', '6'}
 
 
+def test_no_half_of_a_deleted_checkpoint_has_its_name(workdir, monkeypatch):
+  """A kill as one is deleted, which Orbax has moved aside."""
+  monkeypatch.setattr(checkpoint.Checkpoints, '_empty', lambda self: None)
+  with checkpoint.open_checkpoints(workdir, 1) as checkpoints:
+    checkpoints.save(state_at(7))
+  monkeypatch.undo()
+  half = workdir / 'checkpoints' / 'deleted' / '6'
+  (half / 'digests.json').unlink()
+  assert saved_steps(workdir) == [3, 7]
+  assert checkpoint.settle(workdir) == 7
+  with checkpoint.open_checkpoints(workdir, 1):
+    assert not half.parent.exists()
+  assert saved_steps(workdir) == [3, 7]
+  assert not (workdir / 'broken_checkpoints').exists()
+
+
 def test_no_checkpoint_is_committed_without_its_digests(workdir, monkeypatch):
   def full(*_):
     raise OSError(28, 'No space left on device')

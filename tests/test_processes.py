@@ -31,36 +31,12 @@ DIGITS = (
 )
 
 
-def start(number, *arguments, devices=1):
-  """Starts the processes of a run.
-
-  Args:
-    number: of processes.
-    *arguments: of the command.
-    devices: number of devices of each process.
-  """
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
-  return [
-    zygote.start(
-      *arguments,
-      '--distributed',
-      f'--coordinator_address=localhost:{port}',
-      f'--num_processes={number}',
-      f'--process_id={i}',
-      devices=devices,
-    )
-    for i in range(number)
-  ]
-
-
 def run(number, *arguments, devices=1):
-  """Like `start`, to its end; returns the output of the first process."""
+  """Like `zygote.start_together`, to its end; returns the first's output."""
   if number == 1:
     runs = [zygote.start(*arguments, devices=devices)]
   else:
-    runs = start(number, *arguments, devices=devices)
+    runs = zygote.start_together(number, *arguments, devices=devices)
   for each in runs:
     assert each.wait() == 0, each.output
   # Only the first prints.
@@ -205,7 +181,7 @@ def test_a_killed_process_ends_the_other_one(one_process, tmp_path):
   arguments = (*DIGITS, f'--workdir={tmp_path / "run"}')
   arguments += (f'--config.num_train_steps={STEPS}',)
   # tests/chaos_gcs.py kills the first one, too.
-  first, second = start(2, *arguments, devices=2)
+  first, second = zygote.start_together(2, *arguments, devices=2)
   first.wait_for(f'step      5/{STEPS}')  # Those of steps 2 and 4 are saved.
   second.send_signal(signal.SIGKILL)
   died = time.monotonic()
@@ -225,7 +201,7 @@ def test_all_processes_print_the_error(together):
   """None waits for one that has exited already."""
   (together / 'config.json').write_text('{}')
   arguments = (*DIGITS, f'--workdir={together}')
-  for each in (runs := start(2, *arguments, devices=2)):
+  for each in (runs := zygote.start_together(2, *arguments, devices=2)):
     assert each.wait(60) == 2, each.output
     assert 'holds a run with another config' in each.output
   del runs

@@ -9,6 +9,7 @@ measured.
 import atexit
 import contextlib
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -80,7 +81,7 @@ class Zygote:
   def __init__(self):
     self._folder = tempfile.TemporaryDirectory()
     self._address = os.path.join(self._folder.name, 'socket')
-    self._started = 0
+    self._numbers = itertools.count()
     # Python buffers its output by default; the tests should run like that.
     inherited = {k: v for k, v in os.environ.items() if k != 'PYTHONUNBUFFERED'}
     self._process = subprocess.Popen(
@@ -107,8 +108,7 @@ class Zygote:
     file_limit: int | None,
   ) -> Process:
     """Starts a command with this process's environment plus `env`."""
-    self._started += 1
-    folder = pathlib.Path(self._folder.name) / str(self._started)
+    folder = pathlib.Path(self._folder.name) / str(next(self._numbers))
     folder.mkdir()
     for name in ('stdout', 'stderr'):
       (folder / name).touch()
@@ -159,6 +159,32 @@ def start(
   return _zygote().start(
     *arguments, module=module, env={'XLA_FLAGS': flags}, file_limit=file_limit
   )
+
+
+def start_together(
+  number: int, *arguments: str, devices: int = 1
+) -> list[Process]:
+  """Starts the processes of one run.
+
+  Args:
+    number: of processes.
+    *arguments: of the command.
+    devices: number of devices of each process.
+  """
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  return [
+    start(
+      *arguments,
+      '--distributed',
+      f'--coordinator_address=localhost:{port}',
+      f'--num_processes={number}',
+      f'--process_id={i}',
+      devices=devices,
+    )
+    for i in range(number)
+  ]
 
 
 def _child(request) -> None:

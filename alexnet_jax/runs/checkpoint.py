@@ -28,6 +28,9 @@ from alexnet_jax.runs.storage import (
 from alexnet_jax.runs.workdirs import no_check
 
 CORRUPT_FOLDER = 'broken_checkpoints'
+# In the folder of checkpoints. Orbax moves there what is not kept, so that a
+# kill during a deletion leaves no half of a checkpoint under its own name.
+_DELETED = 'deleted'
 
 Scores = dict[str, Any]
 
@@ -99,6 +102,7 @@ class Checkpoints:
     self._errors = intact.validation_errors(workdir)
     with storage_errors('open the checkpoints', workdir):
       leftovers = uncommitted(self._folder)
+      self._empty()
       self._manager = _Manager(
         self._folder,
         options=sealing(
@@ -106,6 +110,7 @@ class Checkpoints:
           workdir / PREPROCESSING,
           check_lock,
           preservation_policy=_Preserved(keep, self._errors),
+          todelete_subdir=_DELETED,  # On gs://, Orbax deletes at once.
         ),
       )
       wait_until_gone(leftovers)
@@ -118,12 +123,15 @@ class Checkpoints:
     """
     step = int(state.step)
     with storage_errors('save a checkpoint', self._workdir):
+      self._manager.wait_until_finished()
+      self._empty()
       self._manager.save(step, args=ocp.args.StandardSave(state))
 
   def wait(self) -> None:
     """Waits until everything is on disk."""
     with storage_errors('save a checkpoint', self._workdir):
       self._manager.wait_until_finished()
+      self._empty()
       # The names of the checkpoint and of its folders.
       for folder in (self._folder, self._workdir, self._workdir.parent):
         sync(folder)
@@ -132,6 +140,12 @@ class Checkpoints:
     """Waits until everything is on disk, and stops Orbax's threads."""
     with storage_errors('save a checkpoint', self._workdir):
       self._manager.close()
+      self._empty()
+
+  def _empty(self) -> None:
+    """Removes the checkpoints that are not kept."""
+    if jax.process_index() == 0 and (self._folder / _DELETED).exists():
+      (self._folder / _DELETED).rmtree()
 
   @property
   def latest(self) -> int | None:
