@@ -115,6 +115,9 @@ def get_config() -> ml_collections.ConfigDict:
   # What to do with corrupt images and invalid labels: stop or skip.
   # skip decodes every image once before the first step.
   data.on_error = 'stop'
+  # Largest image, in pixels; a larger one counts as corrupt.
+  # 2**27 pixels take 400 MB. A file of kilobytes may decode to gigabytes.
+  data.max_pixels = 2**27
   # Largest fraction of images that on_error=skip may skip.
   data.max_error_rate = 0.001
 

@@ -163,3 +163,23 @@ def test_a_very_thin_image_is_refused():
     ):
       with pytest.raises(tf.errors.InvalidArgumentError, match='over 100'):
         decode(tf.constant(thin))
+
+
+@pytest.mark.parametrize('options', [{}, {'progressive': True}])
+def test_a_jpeg_that_is_cut_off_below_the_crop_is_noticed(photographs, options):
+  """However it is cropped; what a camera appends is no damage."""
+  whole = encode(photographs[0], **options)
+
+  def decoded(jpeg):
+    decoding.decode_crop(jpeg, 'short_side', 256, tf.constant([0, 0]), 64)
+    decoding.decode_part(
+      jpeg, lambda shape: (tf.zeros_like(shape), tf.constant([50, 50])), 64
+    )
+    decoding.decode_crop(jpeg, 'warp', 427, tf.constant([0, 0]), 64, True)
+
+  for fine in (whole, whole + bytes(300), whole + whole[:5000]):
+    decoded(tf.constant(fine))
+  for cut in (whole[:-2], whole[:-50], whole[: len(whole) // 2]):
+    for jpeg in (cut, cut + bytes(300)):
+      with pytest.raises(tf.errors.InvalidArgumentError, match='JPEG'):
+        decoded(tf.constant(jpeg))

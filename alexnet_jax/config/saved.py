@@ -23,6 +23,7 @@ FREE_FIELDS = (
   'data.data_dir',
   'data.finish',
   'data.max_error_rate',
+  'data.max_pixels',
   'eval.batch_size',
   'eval.classes',
   'eval.step',
@@ -41,6 +42,7 @@ FREE_FIELDS = (
 # Fields that runs of an earlier version lack, and what they did.
 ADDED = {
   'data.balance': 'none',
+  'data.max_pixels': 2**27,
   'grad_accumulation': 1,
   'init_head': 'keep',
   'optimizer.lars_coefficient': 0.0,

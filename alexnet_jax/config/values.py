@@ -52,6 +52,7 @@ _AT_LEAST = {
   'data.crop_size': 1,
   'data.shuffle_buffer': 1,
   'data.max_error_rate': 0,
+  'data.max_pixels': 1,
   'eval.batch_size': 1,
   'eval.every_epochs': 1,
   'checkpoint.every_steps': 0,

@@ -18,7 +18,7 @@ from etils import epath
 from tqdm import tqdm
 
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.data import decoding, faults, input_pipeline, together
+from alexnet_jax.data import decoding, faults, input_pipeline, sizes, together
 from alexnet_jax.data.dataset import Dataset
 
 _BATCH = 64
@@ -166,7 +166,8 @@ def _sums(
   @tf.autograph.experimental.do_not_convert  # There is no Python to convert.
   def pixels_of(record):
     example = dataset.parse(record)
-    image = decoding.decode_square(example['image'], how, size, is_square_jpeg)
+    encoded = sizes.checked(example['image'], dataset.max_pixels)
+    image = decoding.decode_square(encoded, how, size, is_square_jpeg)
     return {'image': image, 'label': example['label']}
 
   batches = (

@@ -15,7 +15,7 @@ from etils import epath
 from tensorflow_datasets.core import file_adapters
 
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.data import builders, digits
+from alexnet_jax.data import builders, digits, sizes
 
 
 def _hide_gpus() -> None:
@@ -78,6 +78,7 @@ class Dataset:
     image_key: name of the image feature.
     label_key: name of the label feature.
     skipped: keys of the examples to skip, by split (`faults.skip_faults`).
+    max_pixels: of an image; larger ones cannot be used (`sizes.checked`).
   """
 
   builder: tfds.core.DatasetBuilder
@@ -86,6 +87,7 @@ class Dataset:
   skipped: Mapping[str, frozenset[str]] = dataclasses.field(
     default_factory=dict
   )
+  max_pixels: int = sizes.MAX_PIXELS
 
   @property
   def full_name(self) -> str:

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from alexnet_jax.cli.errors import UserError
 from alexnet_jax.cli.files import write_text
-from alexnet_jax.data import decoding, together
+from alexnet_jax.data import decoding, sizes, together
 from alexnet_jax.data.dataset import Dataset, Part
 
 FILE = 'left_out.json'
@@ -71,7 +71,8 @@ def explain(
     for _, example in examples.as_numpy_iterator():
       key = example['key'].decode()
       try:
-        decoding.decode(tf.constant(example['image']))
+        limit = dataset.max_pixels if dataset else sizes.MAX_PIXELS
+        decoding.decode(sizes.checked(tf.constant(example['image']), limit))
       except tf.errors.InvalidArgumentError as cause:
         return UserError(
           f'cannot decode image {key}{of}: {_reason(cause)}; fix or remove '
@@ -127,7 +128,7 @@ def corrupt_file(
 
 def _reason(error: tf.errors.OpError) -> str:
   """Returns an error's message without the names of TensorFlow operations."""
-  message = ' '.join(str(error.message).split())
+  message = ' '.join(str(error.message).split('\nCondition')[0].split())
   message = re.sub(r'\{\{[^}]*\}\}|\[Op:\w+\]( name:)?', '', message)
   return message.strip()[:160]
 
@@ -216,7 +217,8 @@ def _faults_of(
     raise corrupt_file(dataset, split, error) from error
 
   def check(example):
-    image = decoding.decode(example['image'])
+    encoded = sizes.checked(example['image'], dataset.max_pixels)
+    image = decoding.decode(encoded)
     # An image that no output depends on would not be decoded.
     return example['key'], example['label'], tf.reduce_max(image)
 

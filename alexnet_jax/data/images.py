@@ -15,6 +15,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from alexnet_jax.data import sizes
+
 # HEIC is not read, but its files are images, which should not go unnoticed.
 _SUFFIXES = (
   '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.gif', '.bmp', '.webp', '.tif',
@@ -122,6 +124,8 @@ def standard(encoded: bytes, upright: bool = True) -> bytes:
   """
   try:
     with Image.open(io.BytesIO(encoded)) as image:
+      if image.width * image.height > sizes.MAX_PIXELS:
+        raise Image.DecompressionBombError
       if _is_standard(image, upright):
         return encoded
       png = io.BytesIO()
@@ -129,18 +133,16 @@ def standard(encoded: bytes, upright: bool = True) -> bytes:
       return png.getvalue()
   except UnidentifiedImageError as error:
     raise ValueError(_kind(encoded)) from error
-  except (
-    OSError,
-    SyntaxError,
-    EOFError,
-    Image.DecompressionBombError,
-  ) as error:
+  except Image.DecompressionBombError as error:  # Pillow has a limit, too.
+    raise ValueError(f'more than {sizes.MAX_PIXELS:,} pixels') from error
+  except (OSError, SyntaxError, EOFError) as error:
     raise ValueError(f'a damaged image ({error})') from error
 
 
 def _is_standard(image: Image.Image, upright: bool) -> bool:
   return (
     image.format in _BY_TENSORFLOW
+    and not getattr(image, 'is_animated', False)  # All frames are decoded.
     and not (upright and image.getexif().get(_ORIENTATION, 1) != 1)
     and not image.has_transparency_data
     and not image.mode.startswith(('I', 'F'))

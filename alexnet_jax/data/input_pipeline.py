@@ -19,7 +19,7 @@ import tensorflow as tf
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from alexnet_jax.cli.terminal import patient
-from alexnet_jax.data import faults, preprocess, streams
+from alexnet_jax.data import faults, preprocess, sizes, streams
 from alexnet_jax.data.classes import Classes
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.preprocessing import Preprocessing, at_epoch
@@ -114,7 +114,8 @@ def train_batches(
   def view(position, record):
     example = dataset.parse(record)
     drawn = {name: tf.gather(x, position) for name, x in draws.items()}
-    view = preprocess.train_view(example['image'], drawn, p, is_square_jpeg)
+    encoded = sizes.checked(example['image'], dataset.max_pixels)
+    view = preprocess.train_view(encoded, drawn, p, is_square_jpeg)
     return {
       **device_input(view, p, finish, blocks, dtype),
       'label': _int32(example['label']),
@@ -195,9 +196,8 @@ def eval_batches(
 
   def view(_, record):
     example = dataset.parse(record)
-    view = preprocess.eval_views(
-      example['image'], preprocessing, crops, is_square_jpeg
-    )
+    encoded = sizes.checked(example['image'], dataset.max_pixels)
+    view = preprocess.eval_views(encoded, preprocessing, crops, is_square_jpeg)
     return {
       **device_input(view, preprocessing, finish, blocks, dtype),
       'label': _int32(example['label']),

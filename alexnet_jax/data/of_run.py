@@ -1,5 +1,6 @@
 """Prepares a dataset for a run: its files, whether it fits, its colors."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from alexnet_jax.data.preprocessing import Preprocessing
 def prepare_data(
   data: Config, dataset: Dataset, splits: list[str], workdir: epath.Path
 ) -> Dataset:
-  """Applies `data.cache_dir` and `data.on_error` to an opened dataset.
+  """Applies `data.max_pixels`, `cache_dir` and `on_error` to a dataset.
 
   Prints what is copied and which examples are skipped.
 
@@ -32,6 +33,7 @@ def prepare_data(
       file is corrupt.
     StorageError: `data.cache_dir` cannot be written.
   """
+  dataset = dataclasses.replace(dataset, max_pixels=data.max_pixels)
   if data.cache_dir:
     dataset = cached(dataset, splits, data.cache_dir)
     say(f'reading {dataset.full_name} from its copy in {data.cache_dir}')

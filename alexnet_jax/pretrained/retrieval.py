@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import tensorflow as tf
 
-from alexnet_jax.data import decoding, imagenet, input_pipeline
+from alexnet_jax.data import decoding, imagenet, input_pipeline, sizes
 from alexnet_jax.data.classes import Classes
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.pretrained.inference import probabilities_and_features
@@ -133,7 +133,9 @@ def examples_at(
   )
   return {
     int(i): Example(
-      decoding.decode(example['image']).numpy(),
+      decoding.decode(
+        sizes.checked(example['image'], dataset.max_pixels)
+      ).numpy(),
       example['key'].numpy().decode(),
       imagenet.words(dataset.class_names[int(example['label'])]),
     )

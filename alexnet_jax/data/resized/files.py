@@ -7,7 +7,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from alexnet_jax.cli.errors import UserError
-from alexnet_jax.data import decoding, faults
+from alexnet_jax.data import decoding, faults, sizes
 from alexnet_jax.data.color_stats import ColorSums
 
 SIZE = 256
@@ -76,6 +76,7 @@ def resize_file(task: Task) -> tuple[str, Made]:
 
   def resized(record):
     encoded = tf.io.parse_single_example(record, feature)[task.image_key]
+    encoded = sizes.checked(encoded, sizes.MAX_PIXELS)
     image = decoding.resize(decoding.decode(encoded), task.how, SIZE)
     jpeg = tf.io.encode_jpeg(image, quality=QUALITY)
     # The statistics are those of the pixels that readers will decode.
@@ -121,7 +122,8 @@ def _explain(task: Task, done: int, error: tf.errors.OpError) -> str:
     for number, record in records.as_numpy_iterator():
       try:
         example = tf.io.parse_single_example(record, feature)
-        decoding.decode(example[task.image_key])
+        encoded = sizes.checked(example[task.image_key], sizes.MAX_PIXELS)
+        decoding.decode(encoded)
       except tf.errors.InvalidArgumentError:
         return (
           f'cannot decode image {name}__{number} of split {task.split!r}: fix '
