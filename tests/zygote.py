@@ -142,6 +142,7 @@ def start(
   devices: int = 1,
   module: str = 'alexnet_jax.main',
   file_limit: int | None = None,
+  env: dict[str, str] | None = None,
 ) -> Process:
   """Starts `python -m MODULE ARGUMENTS`.
 
@@ -150,6 +151,7 @@ def start(
     devices: number of CPU devices that JAX sees.
     module: the command.
     file_limit: maximum size of a file in bytes, like `ulimit -f`.
+    env: more of the environment.
   """
   flags = (
     f'--xla_force_host_platform_device_count={devices}'
@@ -157,7 +159,10 @@ def start(
     ' --xla_backend_optimization_level=0'
   )
   return _zygote().start(
-    *arguments, module=module, env={'XLA_FLAGS': flags}, file_limit=file_limit
+    *arguments,
+    module=module,
+    env={'XLA_FLAGS': flags, **(env or {})},
+    file_limit=file_limit,
   )
 
 

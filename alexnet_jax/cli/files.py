@@ -165,17 +165,17 @@ def write_text(path: epath.Path, text: str) -> None:
     raise StorageError(f'cannot write {path}: {error}') from error
 
 
-def write_file(path: str, write: Callable[[IO[bytes]], Any]) -> None:
+def write_file(path: Any, write: Callable[[IO[bytes]], Any]) -> None:
   """Writes a binary file, local or on gs://, as `write_text` does.
 
   Args:
-    path: the path of the file.
+    path: of the file, a string or a path.
     write: called with a file that is open for writing.
 
   Raises:
     StorageError: it cannot be written; the old file is unchanged.
   """
-  if '://' in path:  # A file on gs:// appears when it is complete.
+  if '://' in os.fspath(path):  # It appears there when it is complete.
     content = io.BytesIO()
     write(content)
     epath.Path(path).write_bytes(content.getvalue())

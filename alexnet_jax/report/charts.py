@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from alexnet_jax.cli.files import write_file
 from alexnet_jax.report import figure1
 from alexnet_jax.report.experiments import Experiment
 from alexnet_jax.report.figure1 import Figure1
@@ -56,9 +57,7 @@ def svg(draw: Draw, size: tuple[float, float], title: str) -> str:
 
 def png(draw: Draw, size: tuple[float, float], path: pathlib.Path) -> None:
   """Writes a chart as PNG, on white, into a file, local or on gs://."""
-  file = io.BytesIO()
-  _save(draw, size, 'black', file, dpi=150)
-  path.write_bytes(file.getvalue())
+  write_file(path, lambda file: _save(draw, size, 'black', file, dpi=150))
 
 
 _COLORED = ('text.color', 'axes.edgecolor', 'axes.labelcolor',

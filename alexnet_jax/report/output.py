@@ -1,11 +1,12 @@
 """Writes the page, its charts and tables, and the tables of documents."""
 
+import operator
 import pathlib
 import re
 from collections.abc import Sequence
 
 from alexnet_jax.cli.errors import StorageError, UserError
-from alexnet_jax.cli.files import write_text
+from alexnet_jax.cli.files import write_file, write_text
 from alexnet_jax.report import charts, figure1, figure_files, page, tables
 from alexnet_jax.report.experiments import Experiment
 
@@ -36,7 +37,8 @@ def write(experiments: Sequence[Experiment], out: pathlib.Path) -> None:
         charts.png(charts.curves(experiment), (2 * width, height), path)
       figures = figure_files.of_experiment(experiment)
       for name, (_, content) in figures.items():
-        (out / f'{name}-{stem}.png').write_bytes(content)
+        path = out / f'{name}-{stem}.png'
+        write_file(path, operator.methodcaller('write', content))
     figure = figure1.figure_1(experiments)
     if figure.relu or figure.tanh:
       path = out / 'figure1.png'

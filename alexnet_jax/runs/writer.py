@@ -11,7 +11,7 @@ import tensorflow as tf
 from etils import epath
 
 from alexnet_jax.cli.errors import StorageError
-from alexnet_jax.cli.files import sync, write_text
+from alexnet_jax.cli.files import sync, write_file, write_text
 from alexnet_jax.plots.kernels import kernel_grid
 
 
@@ -87,9 +87,10 @@ class Writer:
     grid = kernel_grid(kernels)
     with self._events_at(step):
       tf.summary.image('conv1', grid[None])
+    png = tf.io.encode_png(grid).numpy()
     path = self._workdir / 'conv1.png'
     with _storage(f'write {path}'):
-      path.write_bytes(tf.io.encode_png(grid).numpy())
+      write_file(path, lambda file: file.write(png))
 
   def close(self) -> None:
     """Closes the TensorBoard file; metrics.jsonl is closed already."""
