@@ -10,7 +10,7 @@ comma := ,
 # The environment is updated when one of these files changes.
 PINS := setup.cfg requirements.txt requirements-pinned.txt
 
-.PHONY: train test test-long report chaos chaos-gcs chaos-long parity test-latest test-tpu test-gpu-compile test-browser test-tour docs lint format bench venv clean
+.PHONY: train test test-long report chaos chaos-gcs chaos-long fuzz parity test-latest test-tpu test-gpu-compile test-browser test-tour docs lint format bench venv clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m alexnet_jax.main --config=configs/digits.py
@@ -52,6 +52,15 @@ chaos-gcs: $(VENV)/.test
 # build/chaos-long; called again, it continues.
 chaos-long: $(VENV)/.test
 	$(BIN)/python tests/chaos_long.py
+
+# Damaged files for every reader, ten minutes each: two and a half hours. It takes
+# one core; what breaks a reader is kept in build/fuzz.
+fuzz: $(VENV)/.test $(VENV)/.fuzz
+	$(BIN)/python tests/fuzz.py
+
+$(VENV)/.fuzz: $(VENV)/.base
+	$(BIN)/pip install -q -c requirements-pinned.txt -e '.[fuzz]'
+	touch $@
 
 # Compares each network with PyTorch: about two minutes on two cores. Prints the
 # table of docs/networks.md.

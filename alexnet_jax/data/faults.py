@@ -233,7 +233,7 @@ def _faults_of(
         usable.add(key)
   if len(usable) == number:
     return []
-  keys = dataset.read(split, parts).map(lambda example: example['key'])
+  keys = dataset.records(split, parts, keys=True).map(lambda _, key: key)
   return [key.decode() for key in keys.as_numpy_iterator() if key not in usable]
 
 
