@@ -1,4 +1,4 @@
-"""Makes each kind of system call fail once: part of `make chaos-long`.
+"""Makes system calls fail, and cuts the power: part of `make chaos-long`.
 
 Each command runs first with all calls counted that change files in its folder
 (failing_calls.c: create, write, sync, rename, mkdir, unlink). Then, in a fresh
@@ -6,6 +6,11 @@ copy of that folder each time, one of these calls fails with ENOSPC, EIO or
 EDQUOT. The command must succeed, or end with status 3 and one line that says
 why. Every file must still be readable; a run's checkpoints must be intact; and
 the same command, without a fault, must end with the undisturbed result.
+
+The power is cut in the training before each of some of its calls, evenly over
+all. On the disk is then what was written until then (`kept`), without what was
+not synced, half of it or all (`data`), and without names that were not synced,
+either (`names`). The same command must end with the undisturbed result.
 
 Prints a table for docs/survival.md. Each fault has a name, such as
 `train/sync/17/EIO`, and --fault=NAME repeats it alone.
@@ -21,6 +26,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +44,7 @@ from alexnet_jax.runs import digests, intact
 
 CALLS = ('create', 'write', 'sync', 'rename', 'mkdir', 'unlink')
 ERRORS = ('ENOSPC', 'EIO', 'EDQUOT')
+CUTS = ('kept', 'data', 'names')
 HERE = pathlib.Path(__file__).parent
 
 # A network of 81,898 parameters, on 200 images.
@@ -96,15 +103,17 @@ class Case:
     arguments: of the command, given its folder.
     module: the command.
     faults: at most so many of each call.
+    cuts: how often the power is cut.
   """
 
   arguments: Callable[[pathlib.Path], list[str]]
   module: str = 'alexnet_jax.main'
   faults: int = 20
+  cuts: int = 0
 
 
 CASES = {
-  'train': Case(_train, faults=50),
+  'train': Case(_train, faults=50, cuts=90),
   'main --mode=eval': Case(
     lambda f: [f'--workdir={f}/small', '--mode=eval', *SMALL[:-1]]
   ),
@@ -196,6 +205,68 @@ def results_of(name: str, folder: pathlib.Path) -> Any:
   )
 
 
+def lose(
+  cut: str, calls: list[str], base: pathlib.Path, folder: pathlib.Path
+) -> None:
+  """Takes from a folder what a power cut would.
+
+  Args:
+    cut: of `CUTS`.
+    calls: the log of failing_calls.c up to the cut.
+    base: what the folder was copied from, all of which was on the disk.
+    folder: of the run that was killed.
+  """
+  dirty: dict[str, None] = {}  # Files whose content was not synced.
+  unsure: dict[str, str] = {}  # New names that were not: what they were before.
+  known = {str(folder / p.relative_to(base)) for p in base.rglob('*')}
+  for call in calls:
+    kind, _, path = call.split(' ', 2)
+    path, _, old = path.partition('\t')
+    if kind == 'write':
+      dirty[path] = None
+    elif kind in ('create', 'mkdir') and path not in known:
+      known.add(path)
+      unsure[path] = ''
+    elif kind == 'sync':
+      dirty.pop(path, None)
+      synced = [name for name in unsure if os.path.dirname(name) == path]
+      for name in synced:
+        del unsure[name]
+    elif kind == 'unlink':
+      dirty.pop(path, None)
+      unsure.pop(path, None)
+      known.discard(path)
+    elif kind == 'rename':
+      known.add(path)
+      known.discard(old)
+      before = unsure.pop(old, None)
+      moved = {
+        name: path + name.removeprefix(old)
+        for name in [*dirty, *unsure]
+        if name == old or name.startswith(old + '/')
+      }
+      dirty = {moved.get(name, name): None for name in dirty}
+      unsure = {moved.get(name, name): was for name, was in unsure.items()}
+      unsure[path] = '' if before == '' else old
+  if cut == 'kept':
+    return
+  for i, name in enumerate(dirty):
+    if os.path.isfile(name):
+      os.truncate(name, i % 2 * (os.path.getsize(name) // 2))
+  if cut == 'data':
+    return
+  for name, old in reversed(unsure.items()):
+    was = base / os.path.relpath(name, folder)
+    if was.is_file():  # It has its old content again.
+      shutil.copyfile(was, name)
+    elif old and os.path.exists(name) and not os.path.exists(old):
+      os.rename(name, old)
+    elif os.path.isdir(name):
+      shutil.rmtree(name)
+    elif os.path.exists(name):
+      os.unlink(name)
+
+
 class Faults:
   """Injects the faults.
 
@@ -257,13 +328,16 @@ class Faults:
         # Evenly over all of the command's calls.
         at = 1 + i * number // min(number, CASES[name].faults)
         names.append(f'{name}/{call}/{at}/{ERRORS[i % len(ERRORS)]}')
+    total, cuts = sum(counts.values()), CASES[name].cuts
+    for i in range(cuts):
+      names.append(f'{name}/cut/{1 + i * total // cuts}/{CUTS[i % len(CUTS)]}')
     return names
 
   def inject(self, fault: str) -> dict[str, Any]:
     """Injects one fault, and returns what became of it."""
     name, call, number, error = fault.rsplit('/', 3)
     line: dict[str, Any] = {'fault': fault, 'passed': False}
-    expected, _ = self.undisturbed(name)
+    self.undisturbed(name)
     folder = self.copy(fault)
     log = self.folder / f'{folder.name}.log'
     run = None
@@ -273,10 +347,15 @@ class Faults:
         folder,
         CALL=call,
         NUMBER=number,
-        ERRNO=str(getattr(errno, error)),
+        ERRNO=str(getattr(errno, error, 0)),
         LOG=str(log),
       )
       line['status'] = run.wait()
+      if call == 'cut':
+        assert line['status'] in (-signal.SIGKILL, 0)
+        if line['status']:
+          lose(error, log.read_text().splitlines(), self.base, folder)
+        return self._again(name, folder, line)
       line['call'] = log.read_text().strip() if log.exists() else 'not reached'
       said = [
         text
@@ -290,18 +369,26 @@ class Faults:
         line['said'] = errors
         assert len(errors) == 1, said
       check_whole(folder)
-      if line['status'] == 0:
-        line['same'] = results_of(name, folder) == expected
-      run = self.start(name, folder)
-      assert run.wait() == 0
-      assert results_of(name, folder) == expected
-      check_whole(folder)
-      line['passed'] = True
-      shutil.rmtree(folder)
-      log.unlink(missing_ok=True)
+      return self._again(name, folder, line)
     except Exception:
       line['error'] = traceback.format_exc()
       line['output'] = run.output if run else ''
+    return line
+
+  def _again(self, name: str, folder: pathlib.Path, line: Any) -> Any:
+    """Starts the same command without a fault."""
+    run = self.start(name, folder)
+    try:
+      assert run.wait() == 0
+      assert results_of(name, folder) == self.undisturbed(name)[0]
+      # No checkpoint had its name before it was on the disk.
+      assert not (folder / 'run' / 'broken_checkpoints').exists()
+      check_whole(folder)
+      line['passed'] = True
+      shutil.rmtree(folder)
+    except Exception:
+      line['error'] = traceback.format_exc()
+      line['output'] = run.output
     return line
 
 
@@ -312,11 +399,12 @@ def table(lines: list[dict[str, Any]]) -> str:
     name, call, *_ = line['fault'].rsplit('/', 3)
     times[name, call] += 1
     passed[name, call] += line['passed']
-  rows = ['| command | ' + ' | '.join(CALLS) + ' | all |']
-  rows.append('|---' * (len(CALLS) + 2) + '|')
+  columns = (*CALLS, 'cut')
+  rows = ['| command | ' + ' | '.join(columns) + ' | all |']
+  rows.append('|---' * (len(columns) + 2) + '|')
   for name in CASES:
     cells = []
-    for call in CALLS:
+    for call in columns:
       n, good = times[name, call], passed[name, call]
       cells.append(f'{good} of {n}' if good < n else str(n or '-'))
     of = [(t, passed[k]) for k, t in times.items() if k[0] == name]
@@ -324,7 +412,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     cells.append(f'{good} of {n}')
     rows.append(f'| `{name}` | ' + ' | '.join(cells) + ' |')
   total = f'{passed.total()} of {times.total()}'
-  rows.append('| all |' + ' |' * len(CALLS) + f' {total} |')
+  rows.append('| all |' + ' |' * len(columns) + f' {total} |')
   return '\n'.join(rows)
 
 
@@ -343,6 +431,8 @@ def main() -> int:
   lines = []
   with tempfile.TemporaryDirectory() as folder, log.open('w') as file:
     faults = Faults(pathlib.Path(folder))
+    for name in {fault.rsplit('/', 3)[0] for fault in flags.fault or ()}:
+      faults.undisturbed(name)  # Before the threads start.
     names = flags.fault or [
       fault for name in flags.command or CASES for fault in faults.faults(name)
     ]

@@ -1,11 +1,12 @@
 /* Makes one system call of a process fail: cc -shared -fPIC, LD_PRELOAD.
 
    FAIL_UNDER   only calls on files below this folder count
-   FAIL_CALL    the call: create, write, sync, rename, mkdir or unlink
-   FAIL_NUMBER  which of these calls fails, from 1
+   FAIL_CALL    the call: create, write, sync, rename, mkdir or unlink; or cut,
+                at which the process is killed
+   FAIL_NUMBER  which of these calls fails, from 1; with cut, which of all
    FAIL_ERRNO   the number of the error
-   FAIL_LOG     a file to which the call, its number and path are appended; with
-                FAIL_NUMBER=0, those of all calls
+   FAIL_LOG     a file to which the call, its number and its path (and the old
+                one) are appended; with FAIL_NUMBER=0 or cut, those of all calls
 
    libfiu does the same without looking at paths: sockets and pipes would fail. */
 #define _GNU_SOURCE
@@ -13,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -23,16 +25,17 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-static _Atomic int number[6];
+static _Atomic int number[6], total;
 static const char *const names[6] = {"create", "write", "sync",
                                      "rename", "mkdir", "unlink"};
 enum { CREATE, WRITE, SYNC, RENAME, MKDIR, UNLINK };
 
-static void log_call(int call, int n, const char *path) {
+static void log_call(int call, int n, const char *path, const char *old) {
   const char *file = getenv("FAIL_LOG");
-  char line[PATH_MAX + 40];
+  char line[2 * PATH_MAX + 40];
   if (!file) return;
-  int size = snprintf(line, sizeof line, "%s %d %s\n", names[call], n, path);
+  int size = snprintf(line, sizeof line, "%s %d %s%s%s\n", names[call], n, path,
+                      old ? "\t" : "", old ? old : "");
   int log = syscall(SYS_openat, AT_FDCWD, file, O_WRONLY | O_CREAT | O_APPEND,
                     0644);
   syscall(SYS_write, log, line, size);
@@ -40,7 +43,7 @@ static void log_call(int call, int n, const char *path) {
 }
 
 /* Whether this call fails; sets errno. */
-static int fails(int call, int folder, const char *path) {
+static int fails_with(int call, int folder, const char *path, const char *old) {
   const char *under = getenv("FAIL_UNDER"), *which = getenv("FAIL_CALL");
   char link[64], full[PATH_MAX], joined[2 * PATH_MAX];
   int before = errno;
@@ -67,12 +70,18 @@ static int fails(int call, int folder, const char *path) {
   const char *wanted = getenv("FAIL_NUMBER"), *error = getenv("FAIL_ERRNO");
   if (!wanted) return 0;
   int at = atoi(wanted);
-  if (!at) log_call(call, n, path);
+  int cut = which && !strcmp(which, "cut");
+  if (cut && atomic_fetch_add(&total, 1) + 1 == at) raise(SIGKILL);
+  if (!at || cut) log_call(call, n, path, old);
   errno = before;
   if (!at || n != at || !which || strcmp(which, names[call])) return 0;
-  log_call(call, n, path);
+  log_call(call, n, path, old);
   errno = error ? atoi(error) : EIO;
   return 1;
+}
+
+static int fails(int call, int folder, const char *path) {
+  return fails_with(call, folder, path, NULL);
 }
 
 #define REAL(name) \
@@ -137,12 +146,17 @@ FAILING(int, ftruncate, WRITE, fd, NULL, -1, (fd, size), int fd, off_t size)
 FAILING(int, ftruncate64, WRITE, fd, NULL, -1, (fd, size), int fd, off64_t size)
 FAILING(int, fsync, SYNC, fd, NULL, -1, (fd), int fd)
 FAILING(int, fdatasync, SYNC, fd, NULL, -1, (fd), int fd)
-FAILING(int, rename, RENAME, AT_FDCWD, new, -1, (old, new), const char *old,
-        const char *new)
-FAILING(int, renameat, RENAME, at, new, -1, (from, old, at, new), int from,
-        const char *old, int at, const char *new)
-FAILING(int, renameat2, RENAME, at, new, -1, (from, old, at, new, flags),
-        int from, const char *old, int at, const char *new, unsigned flags)
+#define RENAMING(name, folder, arguments, ...) \
+  int name(__VA_ARGS__) { \
+    REAL(name); \
+    if (fails_with(RENAME, folder, new, old)) return -1; \
+    return real arguments; \
+  }
+RENAMING(rename, AT_FDCWD, (old, new), const char *old, const char *new)
+RENAMING(renameat, at, (from, old, at, new), int from, const char *old, int at,
+         const char *new)
+RENAMING(renameat2, at, (from, old, at, new, flags), int from, const char *old,
+         int at, const char *new, unsigned flags)
 FAILING(int, mkdir, MKDIR, AT_FDCWD, path, -1, (path, mode), const char *path,
         mode_t mode)
 FAILING(int, mkdirat, MKDIR, folder, path, -1, (folder, path, mode), int folder,

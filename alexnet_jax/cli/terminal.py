@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from tqdm import tqdm
@@ -69,15 +69,18 @@ def warn(line: str) -> None:
 
 
 @contextlib.contextmanager
-def patient(what: str, seconds: float = 10) -> Iterator[None]:
+def patient(
+  what: str, seconds: float = 10, tell: Callable[[str], None] = warn
+) -> Iterator[None]:
   """Warns once if what is done inside it takes longer.
 
   Args:
     what: what is waited for.
     seconds: until the warning.
+    tell: prints it. The default starts JAX, as only process 0 warns.
   """
   text = f'waiting for {what} for over {seconds:g} s'
-  timer = threading.Timer(seconds, warn, [text])
+  timer = threading.Timer(seconds, tell, [text])
   timer.daemon = True
   timer.start()
   try:

@@ -15,6 +15,7 @@ from jax.experimental import multihost_utils
 
 from alexnet_jax.cli import command
 from alexnet_jax.cli.errors import ProcessLost, StorageError, UserError
+from alexnet_jax.cli.terminal import patient, print_error
 
 # Seconds without a heartbeat after which a process counts as lost. JAX's
 # default of 100 s would idle a pod for longer than a restart takes.
@@ -47,12 +48,16 @@ def join(
   if process_id == 0 and coordinator_address:
     _check_port(int(coordinator_address.rpartition(':')[2]))
   try:
-    jax.distributed.initialize(
-      *place,
-      local_device_ids=_own_gpus(),
-      heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
-      shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
-    )
+    with patient(
+      'the other processes (five minutes at most)',
+      tell=lambda text: print_error(f'WARNING: {text}'),
+    ):
+      jax.distributed.initialize(
+        *place,
+        local_device_ids=_own_gpus(),
+        heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT,
+        shutdown_timeout_seconds=_SHUTDOWN_TIMEOUT,
+      )
   except (ValueError, RuntimeError) as error:
     reason = ' '.join(str(error).split())
     raise UserError(
