@@ -3,7 +3,9 @@
    FAIL_UNDER   only calls on files below this folder count
    FAIL_CALL    the call: create, write, sync, rename, mkdir or unlink; or cut,
                 at which the process is killed
-   FAIL_NUMBER  which of these calls fails, from 1; with cut, which of all
+   FAIL_NUMBER  which of these calls fails, from 1; with cut, which of all; with
+                3+, the third and all after it
+   FAIL_CLOCK   seconds by which the process's clock is fast
    FAIL_ERRNO   the number of the error
    FAIL_LOG     a file to which the call, its number and its path (and the old
                 one) are appended; with FAIL_NUMBER=0 or cut, those of all calls
@@ -23,6 +25,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 static _Atomic int number[6], total;
@@ -74,7 +77,8 @@ static int fails_with(int call, int folder, const char *path, const char *old) {
   if (cut && atomic_fetch_add(&total, 1) + 1 == at) raise(SIGKILL);
   if (!at || cut) log_call(call, n, path, old);
   errno = before;
-  if (!at || n != at || !which || strcmp(which, names[call])) return 0;
+  int on = strchr(wanted, '+') != NULL;
+  if (!at || (on ? n < at : n != at) || !which || strcmp(which, names[call])) return 0;
   log_call(call, n, path, old);
   errno = error ? atoi(error) : EIO;
   return 1;
@@ -165,3 +169,11 @@ FAILING(int, unlink, UNLINK, AT_FDCWD, path, -1, (path), const char *path)
 FAILING(int, unlinkat, UNLINK, folder, path, -1, (folder, path, flags),
         int folder, const char *path, int flags)
 FAILING(int, rmdir, UNLINK, AT_FDCWD, path, -1, (path), const char *path)
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+  REAL(clock_gettime);
+  const char *fast = getenv("FAIL_CLOCK");
+  int result = real(clock, now);
+  if (fast && clock == CLOCK_REALTIME) now->tv_sec += atol(fast);
+  return result;
+}

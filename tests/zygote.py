@@ -167,7 +167,11 @@ def start(
 
 
 def start_together(
-  number: int, *arguments: str, devices: int = 1
+  number: int,
+  *arguments: str,
+  devices: int = 1,
+  last: tuple[str, ...] = (),
+  env_of_last: dict[str, str] | None = None,
 ) -> list[Process]:
   """Starts the processes of one run.
 
@@ -175,6 +179,8 @@ def start_together(
     number: of processes.
     *arguments: of the command.
     devices: number of devices of each process.
+    last: more arguments of the last process.
+    env_of_last: more of its environment.
   """
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -186,7 +192,9 @@ def start_together(
       f'--coordinator_address=localhost:{port}',
       f'--num_processes={number}',
       f'--process_id={i}',
+      *(last if i == number - 1 else ()),
       devices=devices,
+      env=env_of_last if i == number - 1 else None,
     )
     for i in range(number)
   ]
