@@ -86,7 +86,7 @@ def evaluate(
     config.eval.step,
     abstract_params(model, preprocessing.crop_size),
   )
-  dataset = prepare_data(config.data, dataset, splits, workdir)
+  dataset = prepare_data(config, dataset, splits, workdir)
   if jax.process_index() == 0:
     faults.write_skipped(dataset, workdir)
   banner(
@@ -183,7 +183,7 @@ def evaluate_ensemble(
         'outputs cannot be averaged (--workdir)'
       )
   config = with_classes(config, members[0].model.num_classes)
-  dataset = prepare_data(config.data, dataset, [split], out)
+  dataset = prepare_data(config, dataset, [split], out)
   banner(
     members='; '.join(
       f'{name}, {member.model.architecture.name}, step {member.step}'

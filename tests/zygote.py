@@ -170,8 +170,9 @@ def start_together(
   number: int,
   *arguments: str,
   devices: int = 1,
-  last: tuple[str, ...] = (),
-  env_of_last: dict[str, str] | None = None,
+  odd: int | None = None,
+  arguments_of_odd: tuple[str, ...] = (),
+  env_of_odd: dict[str, str] | None = None,
 ) -> list[Process]:
   """Starts the processes of one run.
 
@@ -179,8 +180,9 @@ def start_together(
     number: of processes.
     *arguments: of the command.
     devices: number of devices of each process.
-    last: more arguments of the last process.
-    env_of_last: more of its environment.
+    odd: the number of a process that is unlike the others.
+    arguments_of_odd: more arguments of that process.
+    env_of_odd: more of its environment.
   """
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -192,9 +194,9 @@ def start_together(
       f'--coordinator_address=localhost:{port}',
       f'--num_processes={number}',
       f'--process_id={i}',
-      *(last if i == number - 1 else ()),
+      *(arguments_of_odd if i == odd else ()),
       devices=devices,
-      env=env_of_last if i == number - 1 else None,
+      env=env_of_odd if i == odd else None,
     )
     for i in range(number)
   ]

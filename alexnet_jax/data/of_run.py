@@ -3,36 +3,42 @@
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
 from alexnet_jax.cli.terminal import say
-from alexnet_jax.config.loading import Config
-from alexnet_jax.data import color_stats, faults
+from alexnet_jax.config.loading import Config, flatten
+from alexnet_jax.data import color_stats, faults, together
 from alexnet_jax.data.cache import cached
 from alexnet_jax.data.dataset import Dataset
 from alexnet_jax.data.labels import count_labels
 from alexnet_jax.data.preprocessing import Preprocessing
 
+# Fields in which the hosts of a run may differ.
+_OF_A_HOST = ('compilation_cache', 'data.cache_dir', 'data.data_dir')
+
 
 def prepare_data(
-  data: Config, dataset: Dataset, splits: list[str], workdir: epath.Path
+  config: Config, dataset: Dataset, splits: list[str], workdir: epath.Path
 ) -> Dataset:
   """Applies `data.max_pixels`, `cache_dir` and `on_error` to a dataset.
 
   Prints what is copied and which examples are skipped.
 
   Args:
-    data: `config.data`.
+    config: of the run.
     dataset: the dataset of `open_dataset`.
     splits: the splits that will be read.
     workdir: may list the examples to skip; nothing is written.
 
   Raises:
-    UserError: the copy does not fit, too many examples cannot be used, or a
-      file is corrupt.
+    UserError: the copy does not fit, too many examples cannot be used, a file
+      is corrupt, or another process of the run has another config or dataset.
     StorageError: `data.cache_dir` cannot be written.
   """
+  data = config.data
+  together.check_same(_shared_facts(config, dataset, splits))
   dataset = dataclasses.replace(dataset, max_pixels=data.max_pixels)
   if data.cache_dir:
     dataset = cached(dataset, splits, data.cache_dir)
@@ -47,6 +53,26 @@ def prepare_data(
         f'examples of {split} that cannot be used: {named}'
       )
   return dataset
+
+
+def _shared_facts(
+  config: Config, dataset: Dataset, splits: list[str]
+) -> dict[str, Any]:
+  """Returns what all processes of a run must have in common."""
+  facts = {
+    f'config.{name}': value
+    for name, value in flatten(config).items()
+    if name not in _OF_A_HOST
+  }
+  facts['the version of jax'] = jax.__version__
+  for split in splits:
+    parts = [(p.skip, p.take, p.is_whole) for p in dataset.parts(split)]
+    number = dataset.num_examples(split)
+    facts[f'of {split!r}, images:'] = number
+    facts[f'of {split!r}, in its files:'] = parts
+  facts['the dataset'] = dataset.full_name
+  facts['the classes'] = dataset.class_names
+  return facts
 
 
 def class_weights(dataset: Dataset, split: str, num_outputs: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -50,6 +50,32 @@ def from_all(compute: Callable[[], T]) -> list[T]:
       raise each
     results.append(each)
   return results
+
+
+def check_same(facts: dict[str, Any]) -> None:
+  """Checks that all processes of a run were started alike.
+
+  Each would otherwise train on its own: the results are those of no config.
+
+  Args:
+    facts: by name, what must be the same in all.
+
+  Raises:
+    UserError: they differ; in all processes.
+
+  Example:
+    >>> check_same({'config.seed': 0})
+  """
+  first, *others = from_all(lambda: facts)
+  for number, other in enumerate(others, 1):
+    for name in [*first, *other]:
+      here, there = first.get(name), other.get(name)
+      if here != there:
+        raise UserError(
+          f'process 0 has {name} {str(here)[:100]}, process {number} '
+          f'{str(there)[:100]}: start all with the same command, and let all '
+          'read the same files'
+        )
 
 
 def _gather(data: bytes) -> list[bytes]:

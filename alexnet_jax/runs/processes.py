@@ -17,9 +17,10 @@ from alexnet_jax.cli import command
 from alexnet_jax.cli.errors import ProcessLost, StorageError, UserError
 from alexnet_jax.cli.terminal import patient, print_error
 
-# Seconds without a heartbeat after which a process counts as lost. JAX's
-# default of 100 s would idle a pod for longer than a restart takes.
-_HEARTBEAT_TIMEOUT = 30
+# Seconds without a heartbeat after which a process counts as lost. Each half of
+# that one is sent, so that a process may pause for 25 s. JAX's default of 100 s
+# would idle a pod for longer than a restart takes.
+_HEARTBEAT_TIMEOUT = 50
 # Seconds for which a process that is done waits for the other processes.
 _SHUTDOWN_TIMEOUT = 60
 

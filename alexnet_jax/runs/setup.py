@@ -32,7 +32,7 @@ def training_dataset(config: Config, workdir: epath.Path) -> Dataset:
   for split in splits:
     dataset.num_examples(split)
   dataset.check_resize(data.resize)
-  return prepare_data(data, dataset, splits, workdir)
+  return prepare_data(config, dataset, splits, workdir)
 
 
 def check_data(config: Config, dataset: Dataset) -> int:

@@ -1,6 +1,7 @@
 """What this project adds to Orbax: one-line errors and sealed checkpoints."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -67,11 +68,24 @@ def sealing(
       digests.seal(path, preprocessing)
 
   return ocp.CheckpointManagerOptions(
-    async_options=ocp.AsyncOptions(post_finalization_callback=seal),
+    async_options=ocp.AsyncOptions(
+      post_finalization_callback=seal, barrier_sync_fn=_wait_for_others
+    ),
     cleanup_tmp_directories=True,
     lightweight_initialize=True,  # Reads no file that has no digest.
     **more,
   )
+
+
+def _wait_for_others(key: str, timeout_ms: int) -> None:
+  """Waits at a barrier, unless the save has failed in this process.
+
+  Orbax would wait here for twenty minutes, for processes that wait for this one
+  to save its part. (It waits as it handles the error.)
+  """
+  if sys.exc_info()[1] is None:
+    barrier = ocp.multihost.get_barrier_sync_fn()
+    barrier(key=key, timeout_ms=timeout_ms)
 
 
 def uncommitted(folder: epath.Path) -> list[epath.Path]:

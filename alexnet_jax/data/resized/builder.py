@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import errno
 import functools
 import io
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -27,6 +29,14 @@ except ImportError:  # Not on Unix.
   fcntl = None  # type: ignore[assignment]
 
 _LENGTHS = 'lengths.json'
+# What errors of the storage say, whichever library raises them.
+_OF_STORAGE = (
+  *map(
+    os.strerror,
+    (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES),
+  ),
+  'ResourceExhausted',
+)
 
 
 class Resized(  # type: ignore[call-arg]
@@ -303,8 +313,9 @@ def _error_of_worker(error: Exception) -> Exception:
     return UserError(messages[-1])
   if isinstance(error, ValueError):  # Raised by runners.
     return UserError(f'Beam: {error} (--beam_pipeline_options)')
-  if 'No space left' in str(error) or 'ResourceExhausted' in str(error):
-    return StorageError(str(error).strip().splitlines()[-1])
+  last = str(error).strip().splitlines()[-1].split(' [while running')[0]
+  if any(words in str(error) for words in _OF_STORAGE):
+    return StorageError(f'cannot build the dataset: {last}')
   return error
 
 
