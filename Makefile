@@ -48,10 +48,13 @@ chaos: $(VENV)/.test
 chaos-gcs: $(VENV)/.test
 	$(BIN)/python tests/chaos_gcs.py
 
-# A thousand kills: about an hour on two cores. Writes a log and a table to
-# build/chaos-long; called again, it continues.
+# A thousand kills, 700 calls of the system that fail, power cuts, and what may
+# befall one of two processes: about two hours on two cores. Prints tables of
+# docs/survival.md, and writes logs to build/chaos-long.
 chaos-long: $(VENV)/.test
 	$(BIN)/python tests/chaos_long.py
+	$(BIN)/python tests/chaos_calls.py
+	$(BIN)/python tests/chaos_processes.py
 
 # Damaged files for every reader, ten minutes each: two and a half hours. It takes
 # one core; what breaks a reader is kept in build/fuzz.

@@ -422,6 +422,7 @@ def main() -> int:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--command', action='append', choices=[*CASES])
+  parser.add_argument('--call', action='append', choices=[*CALLS, 'cut'])
   parser.add_argument('--fault', action='append', help='only this one')
   parser.add_argument('--jobs', type=int, default=2, help='at a time')
   parser.add_argument('--log', default='build/chaos-long/calls.jsonl')
@@ -434,7 +435,10 @@ def main() -> int:
     for name in {fault.rsplit('/', 3)[0] for fault in flags.fault or ()}:
       faults.undisturbed(name)  # Before the threads start.
     names = flags.fault or [
-      fault for name in flags.command or CASES for fault in faults.faults(name)
+      fault
+      for name in flags.command or CASES
+      for fault in faults.faults(name)
+      if not flags.call or fault.split('/')[-3] in flags.call
     ]
     with concurrent.futures.ThreadPoolExecutor(flags.jobs) as pool:
       for line in pool.map(faults.inject, names):

@@ -1,7 +1,11 @@
 """The short form of `make chaos` and `make chaos-long`."""
 
+import json
 import pathlib
+import shutil
 import signal
+import subprocess
+import sys
 
 import chaos
 import chaos_long
@@ -40,6 +44,20 @@ def test_kills_as_old_checkpoints_are_deleted(tmp_path):
   line = chaos_long.Trials(tmp_path).trial(5)
   assert 'deleted' in line['moment']
   assert line['passed'], line['error']
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not shutil.which('cc'), reason='NEEDS A C COMPILER')
+def test_calls_that_fail_and_a_power_cut(tmp_path):
+  log = tmp_path / 'log'
+  faults = ('train/sync/9/EIO', 'train/rename/9/ENOSPC', 'train/cut/230/data')
+  subprocess.run(
+    [sys.executable, 'tests/chaos_calls.py', f'--log={log}']
+    + [f'--fault={fault}' for fault in faults],
+    check=True,
+  )
+  lines = [json.loads(line) for line in log.read_text().splitlines()]
+  assert [line['status'] for line in lines] == [3, 3, -signal.SIGKILL]
 
 
 @pytest.mark.long

@@ -206,3 +206,12 @@ def test_make_targets_and_links_exist(path):
     assert (ROOT / script).exists(), script
   for link in re.findall(r'\]\(([^)#:]+?)(?:#[^)]*)?\)', text):
     assert (path.parent / link).exists(), link
+
+
+def test_the_threat_model_names_functions_that_exist():
+  text = (ROOT / 'SECURITY.md').read_text()
+  named = re.findall(r'`([\w/]+\.py):(\w+)`', text)
+  assert len(named) > 20
+  for path, name in named:
+    source = (ROOT / 'alexnet_jax' / path).read_text()
+    assert re.search(rf'^\s*def {name}\(', source, re.M), (path, name)

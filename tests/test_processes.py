@@ -13,13 +13,15 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import zygote
 from conftest import store
+from etils import epath
 from test_main import metrics, results
 
 from alexnet_jax.cli.errors import ProcessLost, StorageError, UserError
-from alexnet_jax.runs import processes
+from alexnet_jax.runs import processes, storage
 from alexnet_jax.runs.storage import storage_errors
 
 STEPS = 6
@@ -207,6 +209,36 @@ def test_all_processes_print_the_error(together):
   del runs
 
 
+@pytest.mark.long
+def test_processes_with_another_config_refuse(tmp_path):
+  """They would train together, each on its own data."""
+  more = (*DIGITS, f'--workdir={tmp_path / "run"}')
+  runs = zygote.start_together(
+    2, *more, odd=1, arguments_of_odd=('--config.seed=1',)
+  )
+  for each in runs:
+    assert each.wait(60) == 2, each.output
+    assert 'process 0 has config.seed 0, process 1 1' in each.stderr
+
+
+def test_other_processes_are_not_waited_for_after_an_error(monkeypatch):
+  """They wait for this one's part of the checkpoint."""
+  waited = []
+  monkeypatch.setattr(
+    ocp.multihost,
+    'get_barrier_sync_fn',
+    lambda: lambda **arguments: waited.append(arguments),
+  )
+  options = storage.sealing(epath.Path('folder'), epath.Path('file'))
+  barrier = options.async_options.barrier_sync_fn
+  barrier(key='a', timeout_ms=3)
+  try:
+    raise OSError('no space left')
+  except OSError:
+    barrier(key='b', timeout_ms=3)
+  assert waited == [{'key': 'a', 'timeout_ms': 3}]
+
+
 @pytest.mark.parametrize(
   ('place', 'words'),
   [
@@ -265,8 +297,10 @@ def test_a_process_lost_while_saving(monkeypatch, tmp_path):
   with pytest.raises(StorageError), storage_errors('save', tmp_path):
     raise ValueError(words)
   monkeypatch.setattr(processes, 'several', lambda: True)
-  with pytest.raises(ProcessLost), storage_errors('save', tmp_path):
-    raise ValueError(words)
+  late = TimeoutError('Timed out while waiting for async_commit barrier.')
+  for error in (ValueError(words), late):
+    with pytest.raises(ProcessLost), storage_errors('save', tmp_path):
+      raise error
   with pytest.raises(StorageError), storage_errors('save', tmp_path):
     raise ValueError('No space left on device')
 

@@ -147,6 +147,7 @@ _LOSS_MESSAGES = (
   'heartbeat',
   'Connection reset by peer',
   'Connection closed by peer',
+  'Timed out while waiting for',  # A barrier.
 )
 
 
