@@ -27,7 +27,6 @@ import os
 import pathlib
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import traceback
@@ -45,7 +44,6 @@ from alexnet_jax.runs import digests, intact
 CALLS = ('create', 'write', 'sync', 'rename', 'mkdir', 'unlink')
 ERRORS = ('ENOSPC', 'EIO', 'EDQUOT')
 CUTS = ('kept', 'data', 'names')
-HERE = pathlib.Path(__file__).parent
 
 # A network of 81,898 parameters, on 200 images.
 SMALL = (
@@ -276,14 +274,7 @@ class Faults:
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder
-    library = folder / 'failing_calls.so'
-    subprocess.run(
-      ['cc', '-shared', '-fPIC', '-O2', '-o', library,
-       HERE / 'failing_calls.c', '-ldl'],
-      check=True,
-    )  # fmt: skip
-    # Before the first start: all other processes fork from that one.
-    os.environ['LD_PRELOAD'] = str(library)
+    zygote.preload_failing_calls(folder)
     self.base = folder / 'base'
     self.base.mkdir()
     _prepare(self.base)

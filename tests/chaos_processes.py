@@ -6,11 +6,9 @@ signal them. Prints rows of docs/survival.md's table.
 
 import argparse
 import errno
-import os
 import pathlib
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,7 +19,6 @@ import zygote
 
 LOST = (4, -signal.SIGABRT)  # JAX may notice first.
 STEPS = 12
-HERE = pathlib.Path(__file__).parent
 
 
 class Pair:
@@ -33,14 +30,7 @@ class Pair:
 
   def __init__(self, folder: pathlib.Path):
     self.folder = folder
-    library = folder / 'failing_calls.so'
-    subprocess.run(
-      ['cc', '-shared', '-fPIC', '-O2', '-o', library,
-       HERE / 'failing_calls.c', '-ldl'],
-      check=True,
-    )  # fmt: skip
-    # Before the first start: all other processes fork from that one.
-    os.environ['LD_PRELOAD'] = str(library)
+    zygote.preload_failing_calls(folder)
     self._expected: tuple | None = None
 
   def start(self, name: str, *more: str, **options: Any) -> list[Any]:

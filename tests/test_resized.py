@@ -200,6 +200,7 @@ main(sys.argv[1:])
 
 
 @pytest.mark.long
+@pytest.mark.long
 def test_killed_and_started_again(source, tmp_path, capsys):
   arguments = [
     '--source=tiny:1.0.0',

@@ -166,6 +166,22 @@ def start(
   )
 
 
+def preload_failing_calls(folder: pathlib.Path) -> None:
+  """Lets what is started make calls fail: `failing_calls.c`, which it compiles.
+
+  Call it before the first start, as all commands fork from one process.
+
+  Args:
+    folder: for the library.
+  """
+  library = folder / 'failing_calls.so'
+  source = pathlib.Path(__file__).with_suffix('.c').with_stem('failing_calls')
+  subprocess.run(
+    ['cc', '-shared', '-fPIC', '-O2', '-o', library, source, '-ldl'], check=True
+  )
+  os.environ['LD_PRELOAD'] = str(library)
+
+
 def start_together(
   number: int,
   *arguments: str,
