@@ -106,7 +106,7 @@ MOMENTS = (
   Moment('beside another run in its workdir', 6, 4, 6, rival=True),
   # Before they are connected, the other one waits for five minutes.
   Moment(
-    'one of two processes',
+    'of one of two processes',
     6,
     3,
     6,

@@ -144,8 +144,12 @@ class Checkpoints:
 
   def _empty(self) -> None:
     """Removes the checkpoints that are not kept."""
-    if jax.process_index() == 0 and (self._folder / _DELETED).exists():
-      (self._folder / _DELETED).rmtree()
+    deleted = self._folder / _DELETED
+    if jax.process_index() == 0 and deleted.exists():
+      # A power cut must not undo the move and leave half of them.
+      sync(deleted)
+      sync(self._folder)
+      deleted.rmtree()
 
   @property
   def latest(self) -> int | None:
