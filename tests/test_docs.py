@@ -121,8 +121,15 @@ def adapted(command):
   return arguments
 
 
+def _parameters():
+  """`make test-long` has the paper's network on digits, but for one."""
+  for command in ALL:
+    is_alike = re.search(r'paper/(?!base)\w+\.py:digits', command)
+    yield pytest.param(command, marks=[pytest.mark.long] if is_alike else [])
+
+
 # README's come first, in its order: later commands use what they make.
-@pytest.mark.parametrize('command', ALL)
+@pytest.mark.parametrize('command', list(_parameters()))
 def test_a_command(command, folder, monkeypatch):
   if not HAS_TORCH and any(words in command for words in OF_WEIGHTS):
     pytest.skip(NO_TORCH)

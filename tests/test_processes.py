@@ -150,6 +150,7 @@ with open(f'{out}/{number}-{index}', 'wb') as file:
 """
 
 
+@pytest.mark.long
 def test_processes_compute_together_what_one_does(tmp_path, image_files):
   """The second of two has the corrupt image, the first the validation's."""
   files = list(image_files)
